@@ -1,0 +1,120 @@
+//! Each operator alone, fed with what it gets in the main job: nanoseconds of one core per row taken in.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use arrow::array::RecordBatch;
+use operators::batch::{Batch, HASH, TICK, spread, u64s};
+use operators::conflate::conflate;
+use operators::counters::Counters;
+use operators::deduplicate::deduplicate;
+use operators::enrich::enrich;
+use operators::silence::silence;
+use operators::time::Tick;
+use operators::vehicle_state::vehicle_state;
+use operators::window::window;
+use timely::dataflow::operators::{Concatenate, Input, Probe};
+use timely::dataflow::{ProbeHandle, Scope, Stream};
+
+use crate::Shape;
+use crate::drive::{Handle, Taken, finish, run, send, take};
+use crate::fleet::{Fleet, START, TICK_MS};
+use crate::machine::Clock;
+use crate::options::{CONFLATE_MS, HORIZON_MS, SILENCE, WINDOW};
+
+type Streams<'s> = BTreeMap<&'static str, Stream<'s, Tick, Batch>>;
+
+/// Part of the ticks that only warms up.
+const WARM: f64 = 0.3;
+
+/// Prints a line for each operator.
+pub fn all(shape: Shape) {
+    let kept = run(1, Shape { passes: 1, ..shape }, true).kept;
+    let telemetry: Vec<RecordBatch> = Fleet::new(shape.vehicles, shape.events_per_tick)
+        .next(shape.ticks)
+        .into_iter()
+        .flat_map(|tick| tick.telemetry)
+        .collect();
+    let from = |name: &str| kept[name].clone();
+    let with_links = |rows: Vec<RecordBatch>| vec![("links", from("links")), ("rows", rows)];
+    measure("spread", vec![("rows", telemetry.clone())], |streams| vec![spread(rows(streams, "rows"), HASH)]);
+    measure("deduplicate", vec![("rows", telemetry.clone())], |streams| {
+        vec![deduplicate(rows(streams, "rows"), HORIZON_MS, Counters::default())]
+    });
+    measure("enrich", with_links(telemetry.clone()), |streams| {
+        vec![enrich(rows(streams, "rows"), rows(streams, "links"), Counters::default())]
+    });
+    measure("window", vec![("rows", from("enriched"))], |streams| {
+        let windows = window(rows(streams, "rows"), WINDOW, Counters::default());
+        vec![windows.table, windows.late]
+    });
+    measure("silence", with_links(telemetry.clone()), |streams| {
+        let connectivity = silence(rows(streams, "rows"), rows(streams, "links"), SILENCE);
+        vec![connectivity.table, connectivity.events]
+    });
+    let inputs = [with_links(telemetry), vec![("connectivity", Vec::new())]].concat();
+    measure("vehicle_state", inputs, |streams| {
+        let (events, links) = (rows(streams, "rows"), rows(streams, "links"));
+        vec![vehicle_state(events, links, rows(streams, "connectivity"), Counters::default())]
+    });
+    measure("conflate", vec![("rows", from("states"))], |streams| {
+        vec![conflate(rows(streams, "rows"), "vehicle_id", CONFLATE_MS)]
+    });
+}
+
+fn rows<'s>(streams: &mut Streams<'s>, name: &str) -> Stream<'s, Tick, Batch> {
+    streams.remove(name).expect("the operator's input")
+}
+
+fn measure<F>(name: &'static str, inputs: Vec<(&'static str, Vec<RecordBatch>)>, build: F)
+where
+    F: for<'s> Fn(&mut Streams<'s>) -> Vec<Stream<'s, Tick, Batch>> + Send + Sync + 'static,
+{
+    let mut by_tick: BTreeMap<Tick, Vec<(&'static str, RecordBatch)>> = BTreeMap::new();
+    for (input, batches) in &inputs {
+        for rows in batches {
+            let first = u64s(rows, TICK).value(0);
+            by_tick.entry(first).or_default().push((input, rows.clone()));
+        }
+    }
+    let names: Vec<&'static str> = inputs.into_iter().map(|(name, _)| name).collect();
+    let (measured, seconds) = timely::execute_directly(move |worker| {
+        let probe = ProbeHandle::new();
+        let taken = Rc::new(RefCell::new(Taken::default()));
+        let mut handles = worker.dataflow::<Tick, _, _>(|scope: Scope<'_, Tick>| {
+            let mut handles = BTreeMap::new();
+            let mut streams = Streams::new();
+            for name in names {
+                let mut handle = Handle::new_with_builder();
+                streams.insert(name, scope.input_from(&mut handle));
+                handles.insert(name, handle);
+            }
+            let ends = build(&mut streams).into_iter().map(|stream| take(stream, "others", &taken));
+            scope.concatenate(ends.collect::<Vec<_>>()).probe_with(&probe);
+            handles
+        });
+        let warm = (by_tick.len() as f64 * WARM) as usize;
+        let (mut measured, mut clock) = (0, Clock::start());
+        handles.values_mut().for_each(|handle| handle.advance_to(START));
+        for (number, (tick, batches)) in by_tick.into_iter().enumerate() {
+            if number == warm {
+                clock = Clock::start();
+            }
+            for (input, rows) in batches {
+                measured += if number >= warm && input == "rows" { rows.num_rows() } else { 0 };
+                send(&mut handles, input, rows);
+            }
+            handles.values_mut().for_each(|handle| handle.advance_to(tick + TICK_MS));
+            worker.step();
+        }
+        let last = handles.values().map(|handle| *handle.time()).min().expect("there is an input");
+        if name == "conflate" {
+            worker.step();
+        } else {
+            finish(worker, &mut handles, &probe, last);
+        }
+        (measured, clock.cpu_s())
+    });
+    println!("  {name:14} {:6.0} ns a row", seconds * 1e9 / measured as f64);
+}

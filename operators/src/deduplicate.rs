@@ -1,0 +1,151 @@
+//! Removes events that came before: same device, device time and sequence number. Bounded: a device's last few events are
+//! remembered, and a device that stays silent for the horizon is forgotten.
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use crate::batch::{Batch, HASH, TICK, i64s, strings, u64s};
+use crate::counters::{Counters, add};
+use crate::keyed::Keyed;
+use crate::pending::{Closed, Pending};
+use crate::time::Tick;
+
+/// Events remembered for each device.
+pub const REMEMBERED: usize = 16;
+
+/// The last events of one device: a ring of (device time, sequence number).
+#[derive(Clone, Debug)]
+struct Seen {
+    /// No event in the ring is greater, so nearly every new one need not be searched for.
+    greatest: (i64, i64),
+    last: Tick,
+    length: u8,
+    next: u8,
+    ring: [(i64, i64); REMEMBERED],
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { greatest: (i64::MIN, i64::MIN), last: 0, length: 0, next: 0, ring: [(0, 0); REMEMBERED] }
+    }
+
+    /// Whether the event is new; it is remembered then. After `horizon_ms` without any event nothing is remembered.
+    fn insert(&mut self, event: (i64, i64), tick: Tick, horizon_ms: u64) -> bool {
+        if self.last + horizon_ms <= tick {
+            (self.length, self.next) = (0, 0);
+        }
+        self.last = tick;
+        if event > self.greatest {
+            self.greatest = event;
+        } else if self.ring[..self.length as usize].contains(&event) {
+            return false;
+        }
+        self.ring[self.next as usize] = event;
+        self.next = (self.next + 1) % REMEMBERED as u8;
+        self.length = self.length.max(self.next).max(if self.next == 0 { REMEMBERED as u8 } else { 0 });
+        true
+    }
+}
+
+/// Telemetry without duplicates. Of equal events the first in canonical order stays.
+///
+/// `events` must be spread by key already (see [`crate::batch::by_key`]); `horizon_ms` is how long a silent device is
+/// remembered, in ticks' milliseconds.
+pub fn deduplicate<'s>(
+    events: Stream<'s, Tick, Batch>,
+    horizon_ms: u64,
+    counters: Counters,
+) -> Stream<'s, Tick, Batch> {
+    events.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Deduplicate", move |capability, _| {
+        let mut capability = Some(capability);
+        let mut pending = Pending::default();
+        let mut devices = Keyed::default();
+        let mut sweep = 0;
+        move |(input, frontier), output| {
+            input.for_each(|_, batch| {
+                if let Some(rows) = batch.take() {
+                    add(&counters.events, rows.num_rows());
+                    pending.push(rows);
+                }
+            });
+            let Some(held) = &mut capability else { return };
+            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+            if upto > *held.time() {
+                let closed = pending.close(upto);
+                if !closed.runs.is_empty() {
+                    let mut session = output.session(held);
+                    for rows in distinct(&closed, &mut devices, horizon_ms, &counters) {
+                        session.give_container(&mut rows.into());
+                    }
+                }
+                if upto != Tick::MAX && upto >= sweep + horizon_ms {
+                    // Frees what the next event would forget anyway, so it may happen at any time.
+                    devices.retain(|_, seen: &mut Seen| seen.last + horizon_ms > upto);
+                    sweep = upto;
+                }
+                counters.devices.set(devices.len() as u64);
+                counters.waiting_rows.set(pending.rows() as u64);
+                if upto == Tick::MAX { capability = None } else { held.downgrade(&upto) }
+            }
+        }
+    })
+}
+
+fn distinct(closed: &Closed, devices: &mut Keyed<Seen>, horizon_ms: u64, counters: &Counters) -> Vec<RecordBatch> {
+    let mut repeated: Vec<(usize, usize)> = Vec::new();
+    for run in &closed.runs {
+        let rows = &closed.portions[run.portion];
+        let (ids, hashes, ticks) = (strings(rows, "device_id"), u64s(rows, HASH).values(), u64s(rows, TICK).values());
+        let (ts, seq) = (i64s(rows, "ts").values(), i64s(rows, "seq").values());
+        let slots = devices.slots(ids, hashes, run.start..run.end, Seen::new);
+        for (row, slot) in (run.start..run.end).zip(slots) {
+            if !devices.get_mut(slot).insert((ts[row], seq[row]), ticks[row], horizon_ms) {
+                repeated.push((run.portion, row));
+            }
+        }
+    }
+    if repeated.is_empty() {
+        return closed.portions.clone();
+    }
+    add(&counters.duplicates, repeated.len());
+    let mut keep: Vec<Vec<bool>> = closed.portions.iter().map(|rows| vec![true; rows.num_rows()]).collect();
+    for (portion, row) in repeated {
+        keep[portion][row] = false;
+    }
+    let filtered = closed.portions.iter().zip(keep).map(|(rows, keep)| {
+        if keep.iter().all(|&k| k) {
+            return rows.clone();
+        }
+        filter_record_batch(rows, &BooleanArray::from(keep)).expect("one flag a row")
+    });
+    filtered.filter(|rows| rows.num_rows() > 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_remembers_its_last_events_only() {
+        let mut seen = Seen::new();
+        for seq in 0..100 {
+            assert!(seen.insert((seq, seq), 10, 100));
+            assert!(!seen.insert((seq, seq), 10, 100));
+            assert!(!seen.insert(((seq - 15).max(0), (seq - 15).max(0)), 10, 100));
+        }
+        assert!(seen.insert((83, 83), 10, 100), "forgotten after sixteen others");
+    }
+
+    #[test]
+    fn a_silent_device_is_forgotten_at_a_tick() {
+        let mut seen = Seen::new();
+        assert!(seen.insert((1, 1), 10, 100));
+        assert!(!seen.insert((1, 1), 109, 100));
+        assert!(!seen.insert((1, 1), 208, 100), "the duplicate before was heard of too");
+        assert!(seen.insert((1, 1), 308, 100));
+    }
+}

@@ -1,0 +1,24 @@
+//! The dataflow itself: records, time, rows and operators. Nothing in this crate does I/O, reads a clock,
+//! draws a random number or depends on hash order, so the same log always gives the same answer.
+
+pub mod batch;
+pub mod changes;
+pub mod conflate;
+pub mod connection;
+pub mod counters;
+pub mod deduplicate;
+pub mod device_links;
+pub mod enrich;
+pub mod error;
+pub mod keyed;
+pub mod latest;
+pub mod link;
+pub mod look_up_table;
+pub mod newest;
+pub mod pending;
+pub mod record;
+pub mod silence;
+pub mod string_table;
+pub mod time;
+pub mod vehicle_state;
+pub mod window;

@@ -1,0 +1,256 @@
+//! Drives the main job's dataflow with a log as the pipeline does: worker `w` of `n` reads partitions `p % n == w`, cuts its
+//! batches and holds its frontiers back as a seed says. Asserts of every output that a message's time is a lower bound of its
+//! rows' ticks and that no row comes behind a frontier that was told.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use operators::batch::{Batch, HASH, spread};
+use operators::conflate::conflate;
+use operators::counters::Counters;
+use operators::deduplicate::deduplicate;
+use operators::enrich::enrich;
+use operators::link::{References, link};
+use operators::record::Stream as Topic;
+use operators::silence::{self, silence};
+use operators::time::Tick;
+use operators::vehicle_state::vehicle_state;
+use operators::window::{self, window};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::dataflow::operators::{Concatenate, Input};
+use timely::dataflow::{InputHandle, ProbeHandle, Scope, Stream};
+use timely::worker::Worker;
+
+use crate::cell::{Change, changes_of};
+use crate::log::{Log, Record, decode};
+
+/// What the operators are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub horizon_ms: u64,
+    pub silence: silence::Options,
+    pub window: window::Options,
+    pub conflate_ms: u64,
+}
+
+/// Everything that came out, by stream.
+pub type Output = BTreeMap<&'static str, Vec<Change>>;
+
+/// How a run differs from others of the same log without any right to another answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub workers: usize,
+    /// Decides cuts, interleaving and how far frontiers lag.
+    pub seed: u64,
+    /// Rows of a batch at most.
+    pub rows_max: usize,
+}
+
+/// Numbers from a seed (SplitMix64).
+#[derive(Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+/// How long a small log may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sleep of a worker that has nothing to do: cores are few.
+const PARK_MAX: Duration = Duration::from_millis(1);
+
+/// Ends a worker that would wait for ever: the others' panic stops their frontiers, and so may a bug.
+struct Alarm {
+    panicked: Arc<AtomicBool>,
+    deadline: Instant,
+}
+
+impl Alarm {
+    fn check(&self) {
+        assert!(!self.panicked.load(Ordering::Relaxed), "another worker has panicked");
+        assert!(Instant::now() < self.deadline, "the frontier stands still");
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.panicked.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+pub type Handle = InputHandle<Tick, CapacityContainerBuilder<Batch>>;
+pub type Caught = Rc<RefCell<Output>>;
+
+/// What the main job gives for a log, up to and without tick `end`.
+pub fn run(log: &Log, options: Options, plan: Plan, end: Tick) -> Output {
+    drive(log, plan, end, move |scope, inputs, caught, probe| main_job(scope, inputs, options, caught, probe))
+}
+
+/// Runs any dataflow over a log; `build` gets an input for each topic.
+pub fn drive<F>(log: &Log, plan: Plan, end: Tick, build: F) -> Output
+where
+    F: for<'s> Fn(Scope<'s, Tick>, BTreeMap<Topic, Stream<'s, Tick, Batch>>, &Caught, &ProbeHandle<Tick>)
+        + Send
+        + Sync
+        + 'static,
+{
+    let log = Arc::new(log.clone());
+    let panicked = Arc::new(AtomicBool::new(false));
+    let guards = timely::execute(timely::Config::process(plan.workers), move |worker| {
+        let alarm = Alarm { panicked: panicked.clone(), deadline: Instant::now() + PATIENCE };
+        let probe = ProbeHandle::new();
+        let caught = Caught::default();
+        let mut handles = worker.dataflow::<Tick, _, _>(|scope| {
+            let mut handles = BTreeMap::new();
+            let mut inputs = BTreeMap::new();
+            for topic in Topic::ALL {
+                let mut handle = Handle::new_with_builder();
+                inputs.insert(topic, scope.input_from(&mut handle));
+                handles.insert(topic, handle);
+            }
+            build(scope, inputs, &caught, &probe);
+            handles
+        });
+        feed(worker, &log, plan, end, &mut handles);
+        for handle in handles.values_mut() {
+            handle.advance_to(end);
+        }
+        worker.step_or_park_while(Some(PARK_MAX), || {
+            alarm.check();
+            probe.less_than(&end)
+        });
+        let output = caught.take();
+        // What closing puts out is of no interest, but it must neither panic nor hang.
+        drop(handles);
+        worker.step_or_park_while(Some(PARK_MAX), || {
+            alarm.check();
+            !probe.done()
+        });
+        output
+    })
+    .expect("workers start");
+    let mut all = Output::new();
+    for output in guards.join() {
+        for (name, changes) in output.expect("no worker panics") {
+            all.entry(name).or_default().extend(changes);
+        }
+    }
+    all
+}
+
+/// Sends this worker's partitions in a random order of batches and frontiers.
+fn feed(worker: &mut Worker, log: &Log, plan: Plan, end: Tick, handles: &mut BTreeMap<Topic, Handle>) {
+    let index = worker.index();
+    let mut dice = Dice(plan.seed ^ (index as u64) << 32);
+    let mut rest: BTreeMap<(Topic, i32), &[Record]> = log
+        .lanes
+        .iter()
+        .filter(|((_, partition), _)| *partition as usize % plan.workers == index)
+        .map(|(lane, records)| (*lane, &records[..]))
+        .collect();
+    // A worker that steps rarely sees much at once, one that steps often sees ticks one by one.
+    let eagerness = [0, 1, 6][dice.below(3)];
+    while !rest.is_empty() {
+        match dice.below(3 + eagerness) {
+            0 => {
+                let lane = *rest.keys().nth(dice.below(rest.len())).expect("not empty");
+                let records = rest[&lane];
+                let (head, tail) = records.split_at(1 + dice.below(plan.rows_max.min(records.len())));
+                let handle = handles.get_mut(&lane.0).expect("an input for each topic");
+                handle.send_batch(&mut Batch::from(decode(lane.0, head)));
+                handle.flush();
+                if tail.is_empty() {
+                    rest.remove(&lane)
+                } else {
+                    rest.insert(lane, tail)
+                };
+            }
+            1 => {
+                let topic = Topic::ALL[dice.below(Topic::ALL.len())];
+                let of_topic = rest.iter().filter(|((of, _), _)| *of == topic);
+                let limit = of_topic.map(|(_, records)| records[0].at.tick).min().unwrap_or(end);
+                let handle = handles.get_mut(&topic).expect("an input for each topic");
+                let low = *handle.time();
+                // Often as far as it goes, else somewhere on the way.
+                let to = if dice.below(3) > 0 { limit } else { low + dice.below((limit - low) as usize + 1) as u64 };
+                handle.advance_to(to);
+            }
+            _ => drop(worker.step()),
+        }
+    }
+}
+
+/// The graph of the pipeline's topology, every stream caught.
+fn main_job<'s>(
+    scope: Scope<'s, Tick>,
+    mut inputs: BTreeMap<Topic, Stream<'s, Tick, Batch>>,
+    options: Options,
+    caught: &Caught,
+    probe: &ProbeHandle<Tick>,
+) {
+    let counters = Counters::default();
+    let mut input = |topic| inputs.remove(&topic).expect("an input for each topic");
+    let events = spread(input(Topic::Telemetry), HASH);
+    let events = deduplicate(events, options.horizon_ms, counters.clone());
+    let links = link(References {
+        vehicles: input(Topic::Vehicle),
+        drivers: input(Topic::Driver),
+        companies: input(Topic::Company),
+        tariffs: input(Topic::Tariff),
+    });
+    let enriched = enrich(events.clone(), links.clone(), counters.clone());
+    let windows = window(enriched.clone(), options.window, counters.clone());
+    let connectivity = silence(events.clone(), links.clone(), options.silence);
+    let state = vehicle_state(events.clone(), links.clone(), connectivity.table.clone(), counters.clone());
+    let conflated = conflate(state.clone(), "vehicle_id", options.conflate_ms);
+    let streams = [
+        ("events", events),
+        ("links", links),
+        ("enriched", enriched),
+        ("company_minute", windows.table),
+        ("late", windows.late),
+        ("connectivity", connectivity.table),
+        ("vehicle_events", connectivity.events),
+        ("vehicle_state", state),
+        ("conflated", conflated),
+    ];
+    let ends = streams.map(|(name, stream)| catch(stream, name, caught));
+    scope.concatenate(ends).probe_with(probe);
+}
+
+/// Keeps the rows of a stream under its name.
+pub fn catch<'s>(stream: Stream<'s, Tick, Batch>, name: &'static str, caught: &Caught) -> Stream<'s, Tick, Batch> {
+    let caught = caught.clone();
+    stream.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Catch", move |_, _| {
+        let mut told = 0;
+        move |(input, frontier), _output| {
+            input.for_each(|time, batch| {
+                let Some(rows) = batch.take() else { return };
+                let changes = changes_of(&rows);
+                for change in &changes {
+                    assert!(*time.time() <= change.tick, "{name}: message at {} holds {change:?}", time.time());
+                    assert!(told <= change.tick, "{name}: frontier was {told} before {change:?}");
+                }
+                caught.borrow_mut().entry(name).or_default().extend(changes);
+            });
+            told = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+        }
+    })
+}

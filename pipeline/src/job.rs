@@ -1,0 +1,164 @@
+//! One running dataflow: its worker threads, a reader thread beside each, and the way to stop them. The same whether records
+//! come from Kafka or the embedded log, until somebody stops it or up to given offsets.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use operators::counters::Counters;
+use operators::time::Tick;
+use sources::SourceError;
+use sources::delivery::{Capacity, Nothing, Receiver, Sender, channel};
+use timely::worker::Worker;
+
+use crate::topology::{self, Output};
+use crate::worker::{Intake, Loop, Next, Progress};
+
+/// Where the records of a job come from.
+pub trait Origin: Send + Sync + 'static {
+    /// Reads the share of `worker` among `workers` into `outlet` until `stop` is set or the end is reached.
+    ///
+    /// # Errors
+    /// The log cannot go on: the job ends.
+    fn read(&self, worker: usize, workers: usize, outlet: Sender, stop: Arc<AtomicBool>) -> Result<(), SourceError>;
+}
+
+/// What a job needs to know beside its operators' options.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Worker threads.
+    pub workers: usize,
+    /// Rows in a worker's dataflow before it takes in no more.
+    pub in_flight_rows_max: usize,
+    /// What may wait between a reader and its worker.
+    pub capacity: Capacity,
+    /// What the operators are told.
+    pub topology: topology::Options,
+}
+
+/// A running dataflow.
+pub struct Job {
+    stop: Arc<AtomicBool>,
+    failure: Arc<Mutex<Option<String>>>,
+    progress: Vec<Arc<Progress>>,
+    workers: JoinHandle<()>,
+}
+
+impl Intake for Receiver {
+    fn next(&mut self) -> Next {
+        match self.try_recv() {
+            Ok(delivery) => Next::Delivery(delivery),
+            Err(Nothing::Yet) => Next::Empty,
+            Err(Nothing::Ever) => Next::Ended,
+        }
+    }
+}
+
+impl Job {
+    /// Starts the workers. `report` is called on each worker's thread now and then with its index and what it has counted.
+    ///
+    /// # Errors
+    /// The threads cannot be started.
+    pub fn start(
+        settings: Settings,
+        origin: impl Origin,
+        outputs: Vec<Output>,
+        report: impl Fn(usize, &Counters, &Progress) + Send + Sync + 'static,
+    ) -> Result<Self, String> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let failure = Arc::new(Mutex::new(None));
+        let progress: Vec<Arc<Progress>> = (0..settings.workers).map(|_| Arc::default()).collect();
+        let (origin, report) = (Arc::new(origin), Arc::new(report));
+        let shared = (stop.clone(), failure.clone(), progress.clone());
+        let work = move |worker: &mut Worker| {
+            let (stop, failure, progress) = &shared;
+            let (index, peers) = (worker.index(), worker.peers());
+            let counters = Counters::default();
+            let (inputs, probe) = topology::build(worker, settings.topology, &outputs, &counters);
+            let intake = read(index, peers, settings.capacity, origin.clone(), stop.clone(), failure.clone());
+            let report = report.clone();
+            let work = Loop {
+                intake,
+                inputs,
+                probe,
+                outputs: outputs.clone(),
+                in_flight_rows_max: settings.in_flight_rows_max,
+                stop: stop.clone(),
+                progress: progress[index].clone(),
+                report: Box::new({
+                    let progress = progress[index].clone();
+                    move |counters| report(index, counters, &progress)
+                }),
+                counters,
+            };
+            work.run(worker);
+        };
+        let config = match settings.workers {
+            1 => timely::Config::thread(),
+            many => timely::Config::process(many),
+        };
+        let workers = std::thread::Builder::new()
+            .name("workers".into())
+            .spawn(move || drop(timely::execute(config, work).expect("workers start on threads of this process")))
+            .map_err(|why| format!("cannot start the workers' thread: {why}"))?;
+        Ok(Self { stop, failure, progress, workers })
+    }
+
+    /// Asks the readers to end; what they have delivered is still worked off.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all workers have ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.workers.is_finished()
+    }
+
+    /// The tick before which every sink was handed all rows; `Tick::MAX` when all input has ended.
+    #[must_use]
+    pub fn frontier(&self) -> Tick {
+        self.progress.iter().map(|progress| progress.frontier.load(Ordering::Acquire)).min().unwrap_or(0)
+    }
+
+    /// What the workers show of themselves.
+    #[must_use]
+    pub fn progress(&self) -> &[Arc<Progress>] {
+        &self.progress
+    }
+
+    /// Waits until all workers have ended.
+    ///
+    /// # Errors
+    /// What a reader could not go on for.
+    pub fn join(self) -> Result<(), String> {
+        self.workers.join().map_err(|_| "a worker panicked".to_owned())?;
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+}
+
+/// Starts the reader of one worker, which is the calling thread.
+fn read(
+    index: usize,
+    peers: usize,
+    capacity: Capacity,
+    origin: Arc<impl Origin>,
+    stop: Arc<AtomicBool>,
+    failure: Arc<Mutex<Option<String>>>,
+) -> Receiver {
+    let worker = std::thread::current();
+    let (sender, receiver) = channel(capacity, move || worker.unpark());
+    std::thread::Builder::new()
+        .name(format!("reader-{index}"))
+        .spawn(move || {
+            if let Err(why) = origin.read(index, peers, sender, stop.clone())
+                && !matches!(why, SourceError::Closed(_))
+            {
+                tracing::error!(reader = index, %why, "a reader cannot go on");
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why.to_string());
+                stop.store(true, Ordering::Relaxed);
+            }
+        })
+        .expect("a thread for the reader");
+    receiver
+}

@@ -1,0 +1,15 @@
+//! The program: configuration, command line, and the wiring of sources, operators and sinks into one process.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod ingest;
+pub mod job;
+pub mod logging;
+pub mod metrics;
+pub mod origin;
+pub mod reference;
+pub mod run;
+pub mod tap;
+pub mod topology;
+pub mod worker;

@@ -1,0 +1,183 @@
+//! The table of error codes: what each means to who meets it, and what to do.
+//!
+//! Invariant: every code that the program gives out stands here once (a test reads the sources for them); a code that was
+//! published is not given another meaning.
+
+use std::fmt::Write as _;
+
+/// An error code.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorCode {
+    /// The code, stable.
+    pub code: &'static str,
+    /// Where it is met.
+    pub met: Met,
+    /// What is wrong, and what to do.
+    pub meaning: &'static str,
+}
+
+/// Where an error code is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// In answers of the ingestion gate, and in dead letters.
+    Records,
+    /// In answers of HTTP paths.
+    Http,
+    /// In messages of the live edge.
+    Edge,
+    /// In answers to questions in SQL.
+    Sql,
+    /// When the configuration is read or checked.
+    Configuration,
+}
+
+impl Met {
+    const ALL: [(Met, &'static str); 5] = [
+        (Met::Records, "Records: answers of the gate, and dead letters"),
+        (Met::Http, "HTTP requests"),
+        (Met::Edge, "Live edge: snapshot and WebSocket"),
+        (Met::Sql, "Questions in SQL"),
+        (Met::Configuration, "Configuration"),
+    ];
+}
+
+const fn error(code: &'static str, met: Met, meaning: &'static str) -> ErrorCode {
+    ErrorCode { code, met, meaning }
+}
+
+/// All of them.
+pub const ERRORS: &[ErrorCode] = &[
+    error(
+        "field_missing",
+        Met::Records,
+        "A field that is needed is not there, or is empty. lat and lon come together.",
+    ),
+    error("field_type", Met::Records, "A field has another type than it should: a text where a number belongs."),
+    error("field_out_of_range", Met::Records, "A number is outside of what is possible; the message tells the limits."),
+    error("id_invalid", Met::Records, "An id is not 1 to 64 of `A-Z a-z 0-9 . _ : -`."),
+    error("position_implausible", Met::Records, "Position 0,0 without a fix: leave lat and lon out."),
+    error(
+        "event_time_implausible",
+        Met::Records,
+        "`ts` is too old, or ahead of our clock. It is milliseconds, not seconds.",
+    ),
+    error("json_invalid", Met::Records, "Not JSON, with line and column."),
+    error("json_too_deep", Met::Records, "JSON nested more deeply than allowed."),
+    error("json_duplicate_key", Met::Records, "The same key twice in one object."),
+    error("utf8_invalid", Met::Records, "Bytes that are no UTF-8, a byte order mark, or half of a surrogate pair."),
+    error("key_missing", Met::Records, "A record without a key on a topic that needs one."),
+    error("key_mismatch", Met::Records, "The record's key, or the path, names another id than its value."),
+    error("unexpected_tombstone", Met::Records, "A null value on a topic of events; only tables have deletes."),
+    error("record_too_large", Met::Records, "A record is longer than the limit."),
+    error("payload_too_large", Met::Records, "One message of a request is longer than the limit."),
+    error(
+        "decoder_panic",
+        Met::Records,
+        "The decoder failed on this record: a fault of ours. Please report it with the record.",
+    ),
+    error(
+        "window_sealed",
+        Met::Records,
+        "A message came after its window could be corrected: raise `window.retention_ms`.",
+    ),
+    error("window_ahead", Met::Records, "A message's own time is too far ahead of its arrival for a window."),
+    error("body_empty", Met::Http, "A request without a body, or a batch without a message."),
+    error("body_incomplete", Met::Http, "The connection ended before the body did."),
+    error("body_timeout", Met::Http, "The body took longer to arrive than allowed."),
+    error("body_too_large", Met::Http, "The body is longer than the limit: send smaller batches."),
+    error("decompressed_too_large", Met::Http, "The body, unpacked, is longer than the limit: send smaller batches."),
+    error("encoding_unsupported", Met::Http, "Content-Encoding is none of gzip and zstd."),
+    error("gzip_corrupt", Met::Http, "The body says that it is gzip and is not, or is damaged."),
+    error("zstd_corrupt", Met::Http, "The body says that it is zstd and is not, or is damaged."),
+    error("content_type_unsupported", Met::Http, "Content-Type is missing, or none of those that the message lists."),
+    error("batch_too_large", Met::Http, "More messages in one request than allowed."),
+    error("batch_rejected", Met::Http, "Every message of the batch was refused; `errors` tells why for each."),
+    error("backlog_full", Met::Http, "The log takes no more for now. Send the same again after `Retry-After` seconds."),
+    error(
+        "log_refused",
+        Met::Http,
+        "The log refuses the records for good: its operator has to look, see the server's log.",
+    ),
+    error("uri_too_long", Met::Http, "Path and query are longer than allowed."),
+    error("not_found", Met::Http, "Nothing is at this path."),
+    error("method_not_allowed", Met::Http, "The path does not take this method; `Allow` says which it takes."),
+    error("request_invalid", Met::Http, "The request cannot be understood."),
+    error("internal_error", Met::Http, "A fault of ours; the server's log has it under the same id."),
+    error("host_not_allowed", Met::Edge, "The Host header names another host: the edge is not meant to be reached so."),
+    error("origin_not_allowed", Met::Edge, "A page of another origin: add it to `edge.origins`."),
+    error("upgrade_required", Met::Edge, "A WebSocket handshake is needed at this path."),
+    error("subprotocol_unknown", Met::Edge, "No subprotocol that the server speaks was offered."),
+    error("connection_limit", Met::Edge, "All connections are taken. Try again after `Retry-After` seconds."),
+    error("snapshot_limit", Met::Edge, "Too many snapshots are made at a time. Try again after `Retry-After` seconds."),
+    error("shutting_down", Met::Edge, "The server stops. Connect again after a moment."),
+    error("ws_bad_message", Met::Edge, "A message that is not as the protocol says. Ten of these end the connection."),
+    error("field_unknown", Met::Edge, "A member or field that does not exist; the message suggests one."),
+    error("stream_unknown", Met::Edge, "A stream that does not exist; the message suggests one."),
+    error("bounds_invalid", Met::Edge, "Bounds are `[minLon,minLat,maxLon,maxLat]`, in range and in that order."),
+    error("subscription_limit", Met::Edge, "More subscriptions on one connection than allowed."),
+    error("subscription_unknown", Met::Edge, "No subscription of this connection has that id."),
+    error("vehicle_limit", Met::Edge, "More vehicles named in one subscription than allowed."),
+    error("rate_limited", Met::Edge, "More messages in a minute than allowed; the connection ends."),
+    error("sql_syntax", Met::Sql, "Not one SQL statement, with line and column."),
+    error("sql_statement_not_allowed", Met::Sql, "Anything but a query: history is only read."),
+    error("sql_unknown_table", Met::Sql, "No such table; the message lists those that there are. Files are no tables."),
+    error("sql_unknown_column", Met::Sql, "No such column; the message lists those that there are."),
+    error("sql_ambiguous_column", Met::Sql, "Several tables have the column: write TABLE.COLUMN."),
+    error("sql_unknown_function", Met::Sql, "No such function, or one that is not allowed here."),
+    error("sql_invalid", Met::Sql, "The question makes no sense; the message says why."),
+    error("sql_too_complex", Met::Sql, "The text is too long or too deep, or a join would pair too many rows."),
+    error("sql_resource_exceeded", Met::Sql, "More memory was needed than `history.memory_bytes_max`."),
+    error("sql_time_limit", Met::Sql, "More time was needed than `history.time_ms_max`."),
+    error("sql_failed", Met::Sql, "An expression failed while it was computed: a division by zero, an overflow."),
+    error(
+        "history_changed",
+        Met::Sql,
+        "Files of the history were replaced while the question was answered: ask again.",
+    ),
+    error("history_unreadable", Met::Sql, "No history there, or a damaged file, which the message names."),
+    error("syntax", Met::Configuration, "Not TOML, or a key twice."),
+    error("unknown_key", Met::Configuration, "No such option; the message suggests one."),
+    error(
+        "wrong_type",
+        Met::Configuration,
+        "Another type than the option has: a number's unit is in its name, not its value.",
+    ),
+    error("out_of_range", Met::Configuration, "A number outside of the option's limits."),
+    error("not_a_choice", Met::Configuration, "None of the words that the option takes."),
+    error(
+        "malformed",
+        Met::Configuration,
+        "A text that is not what the option takes: an address, a URL, a topic's name.",
+    ),
+    error("environment", Met::Configuration, "`${NAME}` of a variable that is not set or empty, or is not closed."),
+    error(
+        "secret_permissions",
+        Met::Configuration,
+        "Warning: a secret in a file that everybody on the machine can read.",
+    ),
+    error("secret_empty", Met::Configuration, "Warning: a secret is set, and empty."),
+    error("topic_used_twice", Met::Configuration, "Two streams have the same topic."),
+    error("slack_min_above_max", Met::Configuration, "`time.slack_ms_min` is above `time.slack_ms_max`."),
+    error("dependency_unavailable", Met::Configuration, "`check --connect`: a service does not answer; it may later."),
+    error(
+        "auth_failed",
+        Met::Configuration,
+        "`check --connect`: a service does not let us in: user or password is wrong.",
+    ),
+];
+
+/// The page.
+pub fn page() -> String {
+    let mut out = "# Error codes\n\n\
+        An error over HTTP is one JSON object: `code`, `message` (what is wrong, with the offending value cut short), `where` \
+        (interface, path, and the field or `line:column`), `hint` (what to do) and `id`, which the server's log has too. The \
+        messages of the live edge have `code`, `message`, `field` and `hint`. Codes are stable, messages are not.\n"
+        .to_owned();
+    for (met, title) in Met::ALL {
+        let _ = write!(out, "\n## {title}\n\n| code | meaning |\n| --- | --- |\n");
+        for error in ERRORS.iter().filter(|error| error.met == met) {
+            let _ = writeln!(out, "| `{}` | {} |", error.code, error.meaning);
+        }
+    }
+    out
+}

@@ -1,0 +1,144 @@
+//! Where the process's records come from: the embedded log, which it opens and may simulate vehicles into, or Kafka.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use operators::record::Stream;
+use operators::time::Tick;
+use sources::SourceError;
+use sources::delivery::Sender;
+use sources::listen::Gate;
+use sources::log::{EmbeddedLog, system_clock};
+use sources::publish::{KafkaPublisher, Publish, feed};
+use sources::simulator::Simulator;
+use tracing::{info, warn};
+
+use super::settings;
+use crate::config::Config;
+use crate::job::Origin;
+use crate::origin::{Embedded, Kafka};
+
+/// Partitions of the reference topics of the embedded log.
+const REFERENCE_PARTITIONS: i32 = 2;
+
+/// The inputs of the process.
+pub struct Inputs {
+    log: Option<Arc<EmbeddedLog>>,
+    stop: Arc<AtomicBool>,
+    failure: Arc<Mutex<Option<String>>>,
+    simulation: Option<JoinHandle<()>>,
+}
+
+/// Either log, as the job reads it.
+pub enum AnyOrigin {
+    /// Ours.
+    Embedded(Embedded),
+    /// Kafka.
+    Kafka(Kafka),
+}
+
+impl Origin for AnyOrigin {
+    fn read(&self, worker: usize, workers: usize, outlet: Sender, stop: Arc<AtomicBool>) -> Result<(), SourceError> {
+        match self {
+            AnyOrigin::Embedded(origin) => origin.read(worker, workers, outlet, stop),
+            AnyOrigin::Kafka(origin) => origin.read(worker, workers, outlet, stop),
+        }
+    }
+}
+
+impl Inputs {
+    /// Opens the embedded log and makes its topics, if the process uses it.
+    ///
+    /// # Errors
+    /// The log cannot be opened.
+    pub fn open(config: &Config) -> Result<Self, String> {
+        let log = if super::reads_kafka(config) { None } else { Some(Arc::new(open_log(config)?)) };
+        Ok(Self { log, stop: Arc::default(), failure: Arc::default(), simulation: None })
+    }
+
+    /// What the job reads.
+    pub fn origin(&self, config: &Config) -> AnyOrigin {
+        let topics = Stream::ALL.iter().map(|stream| (*stream, config.topics.of(*stream).into())).collect();
+        let options = settings::reader(config);
+        match &self.log {
+            Some(log) => AnyOrigin::Embedded(Embedded { log: log.clone(), topics, options, until: None }),
+            None => AnyOrigin::Kafka(Kafka { connection: config.kafka.clone(), topics, options, bounded: false }),
+        }
+    }
+
+    /// Starts the simulated vehicles, if they are wanted. A log that has vehicles from an earlier run is simulated on.
+    ///
+    /// # Errors
+    /// The options make no fleet, or no thread can be started.
+    pub fn simulate(&mut self, config: &Config) -> Result<(), String> {
+        let Some(log) = self.log.clone().filter(|_| config.simulator.enabled) else { return Ok(()) };
+        let clock = system_clock();
+        let mut simulator =
+            Simulator::new(settings::simulator(config), clock() as i64).map_err(|why| why.to_string())?;
+        let topics = config.topics.clone();
+        let (stop, failure) = (self.stop.clone(), self.failure.clone());
+        info!(vehicles = config.simulator.vehicles, rate_per_s = config.simulator.rate_per_s, "simulating");
+        let work = move || {
+            let topic = |stream: Stream| Some(topics.of(stream).to_owned());
+            if let Err(why) = feed(&mut simulator, &log, topic, &settings::feed(), &clock, &stop) {
+                warn!(%why, "the simulation has ended");
+                let why = format!("the log refuses simulated records: {why}");
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+            }
+        };
+        let thread = std::thread::Builder::new().name("simulator".into()).spawn(work);
+        self.simulation = Some(thread.map_err(|why| format!("cannot start the simulator's thread: {why}"))?);
+        Ok(())
+    }
+
+    /// The gate that takes records in over HTTP.
+    ///
+    /// # Errors
+    /// The producer cannot be made.
+    pub fn gate(&self, config: &Config) -> Result<Arc<Gate>, String> {
+        let log: Arc<dyn Publish> = match &self.log {
+            Some(log) => log.clone(),
+            None => {
+                let producer = KafkaPublisher::new(&config.kafka, config.ingest.gate.ack_ms_max);
+                Arc::new(producer.map_err(|why| why.to_string())?)
+            }
+        };
+        Ok(Gate::new(log, config.topics.telemetry.clone(), config.ingest.gate.clone(), system_clock()))
+    }
+
+    /// What went wrong beside the job, if something did.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How far the dataflow is behind the log, in milliseconds.
+    pub fn behind_ms(&self, frontier: Tick) -> u64 {
+        let now = self.log.as_ref().map_or_else(|| system_clock()(), |log| log.complete_until_ms());
+        now.saturating_sub(frontier)
+    }
+
+    /// Takes no more records in.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(simulation) = self.simulation.take() {
+            // A panic there has ended the process already.
+            let _ = simulation.join();
+        }
+    }
+}
+
+/// Opens the embedded log and makes its topics.
+///
+/// # Errors
+/// The log cannot be opened: another process has it, or its files are damaged.
+pub fn open_log(config: &Config) -> Result<EmbeddedLog, String> {
+    let log = EmbeddedLog::open(settings::log(config), system_clock()).map_err(|why| why.to_string())?;
+    for stream in Stream::ALL {
+        let wanted = if stream == Stream::Telemetry { config.log.partitions } else { REFERENCE_PARTITIONS };
+        let topic = config.topics.of(stream);
+        let has = log.topics().iter().find(|(name, _)| name == topic).map_or(0, |(_, partitions)| *partitions);
+        log.create_topic(topic, wanted.max(has)).map_err(|why| why.to_string())?;
+    }
+    Ok(log)
+}

@@ -1,0 +1,112 @@
+//! Everything in one process: the log, the dataflow, the sinks and the edge, started in the order in which they need each
+//! other and stopped in the reverse one, so that what was taken in is written out.
+
+mod inputs;
+mod outputs;
+pub(crate) mod settings;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sinks::edge::Edge;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info};
+use warp::Filter;
+
+use crate::admin::{self, Readiness};
+use crate::config::{Config, Source};
+use crate::job::Job;
+use crate::metrics;
+
+use inputs::Inputs;
+pub(crate) use inputs::open_log;
+use outputs::Outputs;
+
+/// How long the sinks may take to write what is left when the process stops.
+const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// How often the process looks at itself.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Runs until a signal asks it to stop or something fails for good. `ready` is called with the edge's address.
+///
+/// # Errors
+/// What failed, and what to do.
+pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), String> {
+    let figures = admin::install_metrics().map_err(|why| format!("cannot keep metrics: {why}"))?;
+    let readiness = Readiness::default();
+    let caught_up = readiness.condition("input", "nothing has been read yet");
+    let (edge, edge_sink) = Edge::new(settings::edge(&config));
+    let (fatal, refused) = mpsc::channel(16);
+    let mut inputs = Inputs::open(&config)?;
+    let gate = sources::listen::routes(inputs.gate(&config)?);
+    let extra = admin::routes(readiness.clone(), figures).or(gate).unify().boxed();
+    let addr: SocketAddr =
+        config.edge.listen.parse().map_err(|_| format!("edge.listen {} is not an address", config.edge.listen))?;
+    let server = edge.bind(addr, extra).map_err(|why| why.to_string())?;
+    let outputs = Outputs::start(&config, edge_sink, &readiness, fatal)?;
+    let job = Job::start(settings::job(&config), inputs.origin(&config), outputs.ends(), metrics::report)?;
+    inputs.simulate(&config)?;
+
+    let addr = server.addr();
+    let (stop_server, stopping) = watch::channel(false);
+    let serving = tokio::spawn(server.run(async move {
+        let mut stopping = stopping;
+        // An error is a sender that is gone: the process is ending.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    }));
+    info!(%addr, workers = config.run.workers, source = ?config.run.source, sinks = outputs.names(), "running");
+    ready(addr);
+
+    let outcome = watch_over(&job, &inputs, refused, &caught_up).await;
+    info!("stopping");
+    inputs.stop();
+    job.stop();
+    let ended = tokio::task::spawn_blocking(move || job.join()).await.map_err(|why| why.to_string())?;
+    let left = outputs.drain(DRAIN_MAX).await;
+    stop_server.send_replace(true);
+    // It has a limit of its own for clients that do not take their leave.
+    let _ = serving.await;
+    if left > 0 {
+        error!(rows = left, "stopped with rows unwritten; they are in the log and come again with the next start");
+    }
+    info!("stopped");
+    outcome.and(ended)
+}
+
+/// Waits for a reason to stop.
+async fn watch_over(
+    job: &Job,
+    inputs: &Inputs,
+    mut refused: mpsc::Receiver<sinks::run::Fatal>,
+    caught_up: &admin::Condition,
+) -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(|why| format!("cannot wait for signals: {why}"))?;
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            Some(fatal) = refused.recv() => {
+                return Err(format!("sink {}: {}", fatal.sink, fatal.error));
+            }
+            _ = look.tick() => {
+                if job.is_finished() {
+                    return Ok(()); // what it failed with comes from `join`
+                }
+                if let Some(why) = inputs.failure() {
+                    return Err(why);
+                }
+                match inputs.behind_ms(job.frontier()) {
+                    behind if behind < 5_000 => caught_up.met(),
+                    behind => caught_up.waits(format!("{} s behind the log", behind / 1_000)),
+                }
+            }
+        }
+    }
+}
+
+/// Whether the process reads Kafka.
+fn reads_kafka(config: &Config) -> bool {
+    config.run.source == Source::Kafka
+}

@@ -1,0 +1,217 @@
+//! The dataflow of the main job: which operator feeds which, and which stream goes to which sinks. The same code whatever the
+//! streams come from and go to; a part that no sink wants is not built.
+
+use std::collections::BTreeMap;
+
+use operators::batch::{Batch, HASH, spread};
+use operators::conflate::conflate;
+use operators::counters::Counters;
+use operators::deduplicate::deduplicate;
+use operators::enrich::enrich;
+use operators::link::{References, link};
+use operators::record::Stream as Topic;
+use operators::silence::{self, silence};
+use operators::time::Tick;
+use operators::vehicle_state::vehicle_state;
+use operators::window::{self, window};
+use sinks::run::{Feed, Route};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::operators::{Concat, Input};
+use timely::dataflow::{InputHandle, ProbeHandle, Stream};
+use timely::worker::Worker;
+
+use crate::tap::{Kind, tap};
+
+/// Every stream that sinks can take, with the columns that make a table's key.
+pub const ROUTES: [Route; 6] = [
+    Route { stream: "telemetry_enriched", keys: &[] },
+    Route { stream: "vehicle_events", keys: &[] },
+    Route { stream: "vehicle_state", keys: &["vehicle_id"] },
+    Route { stream: "vehicle_links", keys: &["vehicle_id"] },
+    Route { stream: "company_minute", keys: &["company_id", "window_start"] },
+    Route { stream: "rejected", keys: &[] },
+];
+
+/// The routes with these names.
+///
+/// # Panics
+/// If there is no such stream.
+#[must_use]
+pub fn routes(streams: &[&str]) -> Vec<Route> {
+    let find = |name: &&str| *ROUTES.iter().find(|route| route.stream == *name).expect("a stream of the main job");
+    streams.iter().map(find).collect()
+}
+
+/// What the operators are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long a silent device's last events are remembered for deduplication, in milliseconds; `None`: duplicates stay.
+    pub deduplicate_ms: Option<u64>,
+    /// When a device is offline.
+    pub silence: silence::Options,
+    /// The windows of `company_minute`.
+    pub window: window::Options,
+    /// Milliseconds of ticks over which a conflated output's changes are put together.
+    pub conflate_ms: u64,
+}
+
+/// One sink's end.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Where its rows go; its routes say which streams it wants.
+    pub feed: Feed,
+    /// Whether it gets `vehicle_state` conflated rather than tick by tick.
+    pub conflated: bool,
+}
+
+type Handle = InputHandle<Tick, CapacityContainerBuilder<Batch>>;
+
+/// The worker's ends of the dataflow's inputs.
+pub struct Inputs {
+    streams: BTreeMap<Topic, Handle>,
+    rejected: Option<Handle>,
+}
+
+impl Inputs {
+    /// Sends rows of a stream; none has a tick before the stream's frontier.
+    pub fn send(&mut self, stream: Topic, rows: arrow::array::RecordBatch) {
+        let input = self.streams.get_mut(&stream).expect("rows come before the end of their stream");
+        input.send_batch(&mut Batch::from(rows));
+        input.flush();
+    }
+
+    /// Sends refused records.
+    pub fn reject(&mut self, rows: arrow::array::RecordBatch) {
+        let input = self.rejected.as_mut().expect("records come before the end of their streams");
+        input.send_batch(&mut Batch::from(rows));
+        input.flush();
+    }
+
+    /// Moves a stream's frontier; `None` ends the stream.
+    pub fn advance(&mut self, stream: Topic, frontier: Option<Tick>) {
+        match frontier {
+            None => drop(self.streams.remove(&stream)),
+            Some(tick) => {
+                if let Some(input) = self.streams.get_mut(&stream)
+                    && tick > *input.time()
+                {
+                    input.advance_to(tick);
+                }
+            }
+        }
+        match self.frontier() {
+            None => self.rejected = None,
+            Some(least) => {
+                if let Some(input) = &mut self.rejected
+                    && least > *input.time()
+                {
+                    input.advance_to(least);
+                }
+            }
+        }
+    }
+
+    /// The least frontier of all streams; `None` once all have ended.
+    #[must_use]
+    pub fn frontier(&self) -> Option<Tick> {
+        self.streams.values().map(|input| *input.time()).min()
+    }
+}
+
+/// Builds the dataflow on this worker. The probe passes a tick once every sink has been handed all rows before it.
+pub fn build(
+    worker: &mut Worker,
+    options: Options,
+    outputs: &[Output],
+    counters: &Counters,
+) -> (Inputs, ProbeHandle<Tick>) {
+    let probe = ProbeHandle::new();
+    let index = worker.index();
+    let inputs = worker.dataflow::<Tick, _, _>(|scope| {
+        let mut handles = BTreeMap::new();
+        let mut input = |topic: Topic| {
+            let mut handle = Handle::new_with_builder();
+            let stream = scope.input_from(&mut handle);
+            handles.insert(topic, handle);
+            stream
+        };
+        let telemetry = input(Topic::Telemetry);
+        let references = References {
+            vehicles: input(Topic::Vehicle),
+            drivers: input(Topic::Driver),
+            companies: input(Topic::Company),
+            tariffs: input(Topic::Tariff),
+        };
+        let mut rejected_handle = Handle::new_with_builder();
+        let rejected = scope.input_from(&mut rejected_handle);
+        let graph = Graph { index, outputs, probe: probe.clone() };
+        main_job(&graph, telemetry, references, rejected, options, counters);
+        Inputs { streams: handles, rejected: Some(rejected_handle) }
+    });
+    (inputs, probe)
+}
+
+/// The way from streams to sinks.
+struct Graph<'a> {
+    index: usize,
+    outputs: &'a [Output],
+    probe: ProbeHandle<Tick>,
+}
+
+impl Graph<'_> {
+    fn wanted(&self, stream: &str) -> bool {
+        self.outputs.iter().any(|output| takes(&output.feed, stream))
+    }
+
+    fn put(&self, stream: Stream<'_, Tick, Batch>, name: &'static str, kind: Kind, conflated: Option<bool>) {
+        let chosen = self.outputs.iter().filter(|output| conflated.is_none_or(|wanted| output.conflated == wanted));
+        let feeds: Vec<Feed> = chosen.map(|output| output.feed.clone()).filter(|feed| takes(feed, name)).collect();
+        tap(stream, name, kind, self.index, feeds, &self.probe);
+    }
+}
+
+fn takes(feed: &Feed, stream: &str) -> bool {
+    feed.routes().iter().any(|route| route.stream == stream)
+}
+
+fn main_job<'s>(
+    graph: &Graph<'_>,
+    telemetry: Stream<'s, Tick, Batch>,
+    references: References<'s>,
+    rejected: Stream<'s, Tick, Batch>,
+    options: Options,
+    counters: &Counters,
+) {
+    let events = spread(telemetry, HASH);
+    let events = match options.deduplicate_ms {
+        Some(horizon_ms) => deduplicate(events, horizon_ms, counters.clone()),
+        None => events,
+    };
+    let links = link(references);
+    let windows = graph.wanted("company_minute");
+    let mut refused = rejected;
+
+    if windows || graph.wanted("telemetry_enriched") {
+        let enriched = enrich(events.clone(), links.clone(), counters.clone());
+        if windows {
+            let company_minute = window(enriched.clone(), options.window, counters.clone());
+            graph.put(company_minute.table, "company_minute", Kind::Upsert, None);
+            refused = refused.concat(company_minute.late);
+        }
+        graph.put(enriched, "telemetry_enriched", Kind::Append, None);
+    }
+    if graph.wanted("vehicle_state") || graph.wanted("vehicle_events") {
+        let connectivity = silence(events.clone(), links.clone(), options.silence);
+        graph.put(connectivity.events, "vehicle_events", Kind::Append, None);
+        if graph.wanted("vehicle_state") {
+            let state = vehicle_state(events, links.clone(), connectivity.table, counters.clone());
+            if graph.outputs.iter().any(|output| output.conflated && takes(&output.feed, "vehicle_state")) {
+                let conflated = conflate(state.clone(), "vehicle_id", options.conflate_ms);
+                graph.put(conflated, "vehicle_state", Kind::Upsert, Some(true));
+            }
+            graph.put(state, "vehicle_state", Kind::Upsert, Some(false));
+        }
+    }
+    graph.put(links, "vehicle_links", Kind::Upsert, None);
+    graph.put(refused, "rejected", Kind::Append, None);
+}

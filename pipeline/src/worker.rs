@@ -1,0 +1,184 @@
+//! The loop of one dataflow worker: takes deliveries in, lets the operators run, sleeps when there is nothing to do. It never
+//! waits for a sink: it takes in no more while sinks or operators have enough.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use operators::batch::{TICK, u64s};
+use operators::counters::Counters;
+use operators::record::Stream;
+use operators::time::Tick;
+use sources::Delivery;
+use timely::dataflow::ProbeHandle;
+use timely::worker::Worker;
+
+use crate::topology::{Inputs, Output};
+
+/// Longest sleep: how late a worker notices a stop signal or a sink that has caught up.
+const PARK_MAX: Duration = Duration::from_millis(2);
+/// Deliveries taken in before the operators run again.
+const DELIVERIES_MAX: usize = 64;
+
+/// Rounds without any movement after which a stopped worker leaves. Inputs stay open, so windows that have not ended keep the
+/// frontier back: what they would put out comes again with the next start.
+const QUIET_ROUNDS: u32 = 25;
+
+/// Where a worker's deliveries come from.
+pub trait Intake {
+    /// The next delivery, if one is there.
+    fn next(&mut self) -> Next;
+}
+
+/// What an [`Intake`] has.
+pub enum Next {
+    /// A delivery.
+    Delivery(Delivery),
+    /// Nothing for now.
+    Empty,
+    /// The reader has ended, and everything it sent was taken.
+    Ended,
+}
+
+/// What a worker shows of itself while it runs.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// The probe's frontier: every sink was handed all rows before it. `Tick::MAX` when all input has ended.
+    pub frontier: AtomicU64,
+    /// Rows taken in and not yet passed by the probe.
+    pub in_flight_rows: AtomicU64,
+    /// Rows taken in since the start.
+    pub rows: AtomicU64,
+}
+
+/// Everything one worker's loop needs.
+pub struct Loop<I> {
+    /// Deliveries from its reader.
+    pub intake: I,
+    /// The dataflow's inputs.
+    pub inputs: Inputs,
+    /// Passes a tick once all sinks were handed its rows.
+    pub probe: ProbeHandle<Tick>,
+    /// The sinks' ends, for back-pressure.
+    pub outputs: Vec<Output>,
+    /// Rows that may be in flight before no more are taken in.
+    pub in_flight_rows_max: usize,
+    /// Set to end: what was taken in is still worked off.
+    pub stop: Arc<AtomicBool>,
+    /// For metrics.
+    pub progress: Arc<Progress>,
+    /// For metrics: called now and then on the worker's own thread.
+    pub report: Box<dyn FnMut(&Counters)>,
+    /// The operators' counters.
+    pub counters: Counters,
+}
+
+/// Rows in flight: the newest tick of a batch, and its rows.
+#[derive(Default)]
+struct InFlight {
+    batches: VecDeque<(Tick, usize)>,
+    rows: usize,
+}
+
+impl InFlight {
+    fn add(&mut self, rows: &RecordBatch) {
+        let newest = u64s(rows, TICK).values().iter().max().copied().unwrap_or(0);
+        self.batches.push_back((newest, rows.num_rows()));
+        self.rows += rows.num_rows();
+    }
+
+    fn passed(&mut self, frontier: Tick) {
+        while let Some(&(tick, rows)) = self.batches.front() {
+            if tick >= frontier && frontier != Tick::MAX {
+                break;
+            }
+            self.rows -= rows;
+            self.batches.pop_front();
+        }
+    }
+}
+
+impl<I: Intake> Loop<I> {
+    /// Runs until the reader has ended or the stop signal is set, and everything taken in has reached the sinks' feeds.
+    pub fn run(mut self, worker: &mut Worker) {
+        let mut in_flight = InFlight::default();
+        let mut ended = false;
+        let mut rounds = 0u64;
+        let (mut quiet_rounds, mut before) = (0, 0);
+        loop {
+            let mut busy = false;
+            for _ in 0..DELIVERIES_MAX {
+                if ended || self.is_full(&in_flight) {
+                    break;
+                }
+                match self.intake.next() {
+                    Next::Delivery(delivery) => {
+                        busy = true;
+                        self.take(delivery, &mut in_flight);
+                    }
+                    Next::Empty => break,
+                    Next::Ended => ended = true,
+                }
+            }
+            if busy {
+                worker.step();
+            } else {
+                worker.step_or_park(Some(PARK_MAX));
+                worker.step();
+            }
+            let frontier = self.frontier();
+            in_flight.passed(frontier);
+            self.progress.frontier.store(frontier, Ordering::Release);
+            self.progress.in_flight_rows.store(in_flight.rows as u64, Ordering::Relaxed);
+            rounds += 1;
+            if rounds.is_multiple_of(256) {
+                (self.report)(&self.counters);
+            }
+            quiet_rounds = if busy || frontier != before { 0 } else { quiet_rounds + 1 };
+            before = frontier;
+            let stopped = ended && self.stop.load(Ordering::Relaxed) && quiet_rounds > QUIET_ROUNDS;
+            if stopped || (ended && frontier == Tick::MAX) {
+                break;
+            }
+        }
+        (self.report)(&self.counters);
+        // The dataflow is dropped as it stands: closing the inputs would make operators put out unfinished windows.
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery, in_flight: &mut InFlight) {
+        match delivery {
+            Delivery::Rows(stream, rows) => {
+                if stream == Stream::Telemetry {
+                    self.progress.rows.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
+                }
+                in_flight.add(&rows);
+                self.inputs.send(stream, rows);
+            }
+            Delivery::Rejected(_, rows) => {
+                in_flight.add(&rows);
+                self.inputs.reject(rows);
+            }
+            Delivery::Frontier(stream, frontier) => self.inputs.advance(stream, frontier),
+        }
+    }
+
+    fn frontier(&self) -> Tick {
+        self.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Tick::MAX))
+    }
+
+    /// Whether no more should be taken in for now. The worker that holds the dataflow's frontier back may always go on:
+    /// nobody else could.
+    fn is_full(&self, in_flight: &InFlight) -> bool {
+        let sinks = self.outputs.iter().any(|output| output.feed.is_full());
+        if sinks {
+            return true;
+        }
+        let holds_back = self.inputs.frontier().is_some_and(|least| least <= self.frontier());
+        in_flight.rows > self.in_flight_rows_max && !holds_back
+    }
+}

@@ -1,0 +1,254 @@
+//! What the real program says to a wrong configuration: each case of the matrix of bad input, by exit code and text.
+//!
+//! Invariant: exit code 2 and a message that names file, line, column, key and remedy; never a secret; nothing was begun.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::services;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn file(&self, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.path().join("f.toml");
+        fs::write(&path, content).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("our file");
+        path
+    }
+}
+
+struct Answer {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn answer(output: Output) -> Answer {
+    let text = |bytes| String::from_utf8(bytes).expect("the program speaks UTF-8");
+    Answer { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn haulstream(arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_haulstream"));
+    command.args(arguments).env_remove("HAULSTREAM_CONFIG").envs(environment.iter().copied());
+    answer(command.output().expect("the program starts"))
+}
+
+fn check(file: &Path) -> Answer {
+    haulstream(&["check", "--config", file.to_str().expect("UTF-8")], &[])
+}
+
+/// Checks `content` and wants it refused with all of `parts` in the message; the message.
+#[track_caller]
+fn refused(content: &str, parts: &[&str]) -> String {
+    let folder = Folder::new();
+    let answer = check(&folder.file(content));
+    assert_eq!((answer.code, answer.out.as_str()), (Some(2), ""), "{}", answer.err);
+    for part in parts {
+        assert!(answer.err.contains(part), "{part}\nis not in\n{}", answer.err);
+    }
+    answer.err
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let folder = Folder::new();
+    let missing = folder.0.path().join("none.toml");
+    let unreadable = |path: &Path, why: &str| {
+        let answer = check(path);
+        assert_eq!(answer.code, Some(2), "{}", answer.err);
+        assert_eq!(answer.err, format!("config: cannot read {}: {why}\n", path.display()));
+        assert_eq!(answer.out, "");
+    };
+    unreadable(&missing, "no such file");
+    unreadable(folder.0.path(), "it is a directory: name the file in it");
+    unreadable(&folder.file(b"[run]\n# \xff\n"), "it is not UTF-8: byte 8, on line 2");
+    unreadable(&folder.file(b"\xef\xbb\xbf[run]\n"), "it begins with a byte order mark: save it as UTF-8 without one");
+    unreadable(&folder.file(b"\xff\xfe[\0r\0"), "it is UTF-16: save it as UTF-8");
+    unreadable(&folder.file(vec![b'\n'; (1 << 20) + 1]), "it is longer than 1048576 bytes");
+    unreadable(Path::new("/dev/null"), "it is not a regular file");
+    let secret = folder.file("");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).expect("our file");
+    // Whom no permission stops may read it: then it is an empty configuration.
+    if fs::File::open(&secret).is_err() {
+        unreadable(&secret, "permission denied");
+    } else {
+        assert_eq!(check(&secret).code, Some(0));
+    }
+}
+
+#[test]
+fn the_longest_file_is_read() {
+    let folder = Folder::new();
+    let answer = check(&folder.file(vec![b'\n'; 1 << 20]));
+    assert_eq!(answer.code, Some(0), "{}", answer.err);
+}
+
+#[test]
+fn syntax() {
+    refused("[run]\nworkers = \n", &["f.toml:2:", "2 | workers = \n", "^"]);
+    refused("[run\nworkers = 1\n", &["error[syntax]: not TOML", "f.toml:1:5", "1 | [run\n  |     ^"]);
+    refused("[run]\nworkers = 1\nworkers = 2\n", &["duplicate key", "f.toml:3:1", "3 | workers = 2\n  | ^^^^^^^"]);
+    refused("[run]\nworkers = 1\n[run]\ntick = 1\n", &["duplicate key", "f.toml:3:2"]);
+    refused("run:\n  workers: 1\n", &["f.toml:1:"]);
+    // Tabs are white space in TOML, and count as one column.
+    refused("[run]\n\tworkers\t=\t0\n", &["f.toml:2:12", "2 |  workers = 0\n  |            ^"]);
+    let deep = format!("a = {}1{}\n", "[".repeat(10_000), "]".repeat(10_000));
+    refused(&deep, &["f.toml:1:"]);
+}
+
+#[test]
+fn unknown_keys() {
+    refused(
+        "[kafka]\nbroker = \"h:1\"\n",
+        &["error[unknown_key]: unknown key kafka.broker; did you mean kafka.brokers", "f.toml:2:1", "  | ^^^^^^"],
+    );
+    refused("[kafak]\nbrokers = \"h:1\"\n", &["unknown key kafak; did you mean kafka", "f.toml:1:2"]);
+    refused("brokers = \"h:1\"\n", &["unknown key brokers; did you mean kafka.brokers"]);
+    let err = refused("[run]\nqqqqqq = 1\n", &["unknown key run.qqqqqq\n"]);
+    assert!(!err.contains("did you mean"), "{err}");
+    refused("kafka = 1\n", &["kafka: expected a section", "write [kafka]"]);
+}
+
+#[test]
+fn wrong_values() {
+    refused(
+        "[kafka]\nfetch_wait_ms = \"10 sec\"\n",
+        &[
+            "error[wrong_type]: kafka.fetch_wait_ms: expected a whole number of milliseconds from 1 to 10000 like 10, got a text",
+            "f.toml:2:17",
+            "  |                 ^^^^^^^^",
+            "help: a plain number; its name says the unit: milliseconds",
+        ],
+    );
+    refused("[run]\nworkers = 0\n", &["run.workers: expected a whole number from 1 to 64 like 2, got 0"]);
+    refused("[run]\nworkers = -1\n", &["got -1"]);
+    refused("[run]\nworkers = 2.5\n", &["error[wrong_type]", "got a number"]);
+    refused("[run]\nworkers = 99999999999999999999\n", &["got 99999999999999999999 beyond 64 bits"]);
+    refused("[run]\nsource = \"files\"\n", &["run.source: expected one of \"log\", \"kafka\", got \"files\""]);
+    refused("[redis]\nenabled = \"yes\"\n", &["redis.enabled: expected true or false, got a text"]);
+    refused("[kafka]\nbrokers = \"h:70000\"\n", &["kafka.brokers: expected addresses like", "got \"h:70000\""]);
+    refused("[clickhouse]\nurl = \"http://h:70000\"\n", &["clickhouse.url: expected a URL"]);
+    refused("[topics]\ntelemetry = \"a b\"\n", &["topics.telemetry: expected a topic's name"]);
+    refused("[run]\ndata = \"\"\n", &["run.data: expected a path"]);
+    refused("[run]\ndata = [\"a\"]\n", &["run.data: expected a path, got a list"]);
+    let answer = haulstream(&["check", "--workers", "0"], &[]);
+    assert_eq!(answer.code, Some(2));
+    assert!(answer.err.contains("run.workers: expected a whole number from 1 to 64 like 2, got 0"), "{}", answer.err);
+    assert!(answer.err.contains(" --> command line, --workers"), "{}", answer.err);
+}
+
+#[test]
+fn settings_that_contradict_each_other() {
+    refused(
+        "[time]\nslack_ms_min = 500\n",
+        &[
+            "error[slack_min_above_max]: time.slack_ms_min = 500 is above time.slack_ms_max = 100",
+            "f.toml:2:16",
+            "help:",
+        ],
+    );
+    refused(
+        "[topics]\ndead_letters = \"telemetry.raw\"\n",
+        &[
+            "error[topic_used_twice]: topics.telemetry and topics.dead_letters are both \"telemetry.raw\"",
+            "f.toml:2:16",
+        ],
+    );
+}
+
+#[test]
+fn all_errors_at_once() {
+    let err = refused(
+        "[run]\nworkers = 0\nqqqqqq = 1\n[kafka\nbrokers = 5\n[time]\nslack_ms_min = 500\n[redis]\npassword = \"${HAULSTREAM_TEST_NONE}\"\n",
+        &["f.toml:2:", "f.toml:3:", "f.toml:4:", "f.toml:7:", "f.toml:9:", "config: "],
+    );
+    let lines: Vec<usize> =
+        err.lines().filter_map(|line| line.split_once("f.toml:")?.1.split(':').next()?.parse().ok()).collect();
+    assert!(lines.is_sorted() && lines.len() >= 5, "in the order of the file: {lines:?}");
+    let answer = haulstream(&["check"], &[]);
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""));
+    assert!(answer.out.starts_with("ok\n") && answer.out.contains("[run]\nsource = \"log\"\n"), "{}", answer.out);
+    let (_, effective) = answer.out.split_once("\n\n").expect("ok, then the options");
+    assert_eq!(check(&Folder::new().file(effective)).code, Some(0), "what is printed is itself a configuration");
+}
+
+#[test]
+fn secrets() {
+    let err = refused(
+        "[redis]\npassword = \"${HAULSTREAM_TEST_NONE}\"\n[clickhouse]\npassword = \"${HAULSTREAM_TEST_EMPTY}\"\n",
+        &["redis.password: the environment variable HAULSTREAM_TEST_NONE is not set", "f.toml:2:12"],
+    );
+    assert!(err.contains("clickhouse.password: the environment variable HAULSTREAM_TEST_EMPTY is not set"), "{err}");
+    let folder = Folder::new();
+    let file = folder.file("[redis]\npassword = \"${HAULSTREAM_TEST_SET}\"\n[clickhouse]\npassword = \"opensesame\"\n");
+    let set =
+        |value| haulstream(&["check", "--config", file.to_str().expect("UTF-8")], &[("HAULSTREAM_TEST_SET", value)]);
+    let answer = set("");
+    assert_eq!(answer.code, Some(2));
+    assert!(
+        answer.err.contains("redis.password: the environment variable HAULSTREAM_TEST_SET is empty"),
+        "{}",
+        answer.err
+    );
+    let answer = set("hunter2");
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""));
+    assert!(!answer.out.contains("hunter2") && !answer.out.contains("opensesame"), "{}", answer.out);
+    assert!(answer.out.contains("password = \"***\""), "{}", answer.out);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("our file");
+    let answer = set("hunter2");
+    assert_eq!(answer.code, Some(0));
+    assert!(answer.err.contains("warning[secret_permissions]: clickhouse.password stands in a file"), "{}", answer.err);
+    assert!(answer.err.contains("f.toml:4:12") && !answer.err.contains("redis"), "{}", answer.err);
+    assert!(!answer.err.contains("opensesame"), "{}", answer.err);
+    let answer = check(&folder.file("[redis]\npassword = \"\"\n"));
+    assert_eq!(answer.code, Some(0));
+    assert!(answer.err.contains("warning[secret_empty]: redis.password"), "{}", answer.err);
+    let err = refused(
+        "[redis]\nurl = \"redis://u:opensesame@h:1\"\npassword = \"opensesame\" x\n",
+        &["redis.url", "f.toml:3:"],
+    );
+    assert!(!err.contains("sesame"), "{err}");
+}
+
+#[test]
+fn services_that_are_away_or_keep_us_out() {
+    let folder = Folder::new();
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("an address").port()
+    };
+    let connect = |content: String| {
+        let file = folder.file(content);
+        haulstream(&["check", "--connect", "--config", file.to_str().expect("UTF-8")], &[])
+    };
+    let answer = connect(format!(
+        "[run]\nsource = \"kafka\"\n[kafka]\nbrokers = \"127.0.0.1:{closed}\"\n[redis]\nenabled = true\nurl = \"redis://127.0.0.1:{closed}\"\n[clickhouse]\nenabled = true\nurl = \"http://127.0.0.1:{closed}\"\n"
+    ));
+    assert_eq!(answer.code, Some(1), "{}", answer.err);
+    for service in ["kafka", "redis", "clickhouse"] {
+        let line = answer.out.lines().find(|line| line.starts_with(&format!("{service} "))).expect(service);
+        assert!(line.contains(": dependency_unavailable: "), "{line}");
+    }
+    let redis = services::redis().database();
+    let clickhouse = services::clickhouse().url();
+    let answer = connect(format!(
+        "[run]\nsource = \"kafka\"\n[kafka]\nbrokers = \"{}\"\n[redis]\nenabled = true\nurl = \"{redis}\"\n[clickhouse]\nenabled = true\nurl = \"{clickhouse}\"\n",
+        services::kafka().bootstrap()
+    ));
+    assert_eq!(answer.code, Some(0), "{}\n{}", answer.out, answer.err);
+    assert_eq!(answer.out.lines().filter(|line| line.ends_with(": ok")).count(), 3, "{}", answer.out);
+    let answer = connect(format!(
+        "[redis]\nenabled = true\nurl = \"{redis}\"\npassword = \"opensesame\"\n[clickhouse]\nenabled = true\nurl = \"{clickhouse}\"\npassword = \"opensesame\"\n"
+    ));
+    assert_eq!(answer.code, Some(1), "{}", answer.err);
+    assert_eq!(answer.out.lines().filter(|line| line.contains(": auth_failed: ")).count(), 2, "{}", answer.out);
+    assert!(!answer.out.contains("opensesame") && !answer.err.contains("opensesame"));
+}

@@ -1,0 +1,104 @@
+//! What a stranger sees: the program alone, a map in a real browser, vehicles that move. Would catch anything that breaks the
+//! way from the simulator to the page, and a process that does not stop when asked.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::services::{chromium_with_webgl, wait_until_async};
+
+/// A running `haulstream run`, ended with the test.
+pub struct Program {
+    child: Child,
+    /// `http://address` of the edge.
+    pub url: String,
+    /// When it was started.
+    pub started: Instant,
+}
+
+impl Program {
+    /// Starts the program and waits until it tells its address.
+    pub fn start(arguments: &[&str]) -> Program {
+        let started = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_haulstream"))
+            .arg("run")
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
+        let (tell, told) = mpsc::sync_channel(1_000);
+        std::thread::Builder::new()
+            .name("program-log".into())
+            .spawn(move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    eprintln!("program: {line}");
+                    if let Some(url) = line.strip_prefix("The map: ") {
+                        let _ = tell.send(url.trim_end_matches('/').to_owned());
+                    }
+                }
+            })
+            .expect("a thread for the log");
+        let url = told.recv_timeout(Duration::from_secs(30)).expect("the program tells its address");
+        Program { child, url, started }
+    }
+
+    /// Asks it to stop and gives its exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status().expect("kill is there");
+        assert!(told.success());
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn snapshot(url: &str) -> Vec<Value> {
+    let answer = reqwest::get(format!("{url}/realtime/snapshot")).await.expect("the edge answers");
+    let body: Value = answer.json().await.expect("JSON");
+    body["rows"].as_array().expect("rows").clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_moves_on_the_map() {
+    let data = TempDir::new().expect("a directory");
+    let program = Program::start(&["--data", data.path().to_str().expect("a plain path")]);
+    let url = program.url.clone();
+    wait_until_async(Duration::from_secs(60), "all vehicles in the snapshot", async || {
+        snapshot(&url).await.len() == 1_000
+    })
+    .await;
+    println!("1,000 vehicles in the snapshot {:.1} s after the start", program.started.elapsed().as_secs_f64());
+    let browser = chromium_with_webgl();
+    let mut page = browser.open(&format!("{url}/"), 1_280, 800).await;
+    let number = |name: &str| format!("Number(document.documentElement?.dataset.{name} || 0)");
+    page.wait_for(Duration::from_secs(60), &format!("{} === 1000", number("vehicles"))).await;
+    page.wait_for(Duration::from_secs(60), &format!("{} > 100", number("moved"))).await;
+    page.wait_for(Duration::from_secs(60), "document.documentElement?.dataset.drawn === 'true'").await;
+    assert_eq!(page.evaluate("document.documentElement.dataset.connection").await, Value::from("live"));
+    let picture = data.path().join("map.png");
+    let bytes = page.screenshot(&picture).await;
+    assert!(bytes.len() > 50_000, "a map with vehicles is more than {} bytes", bytes.len());
+    assert!(page.errors().is_empty(), "{:?}", page.errors());
+    #[expect(clippy::disallowed_methods, reason = "only where to leave a copy for a person to look at")]
+    let keep = std::env::var_os("HAULSTREAM_SCREENSHOTS");
+    if let Some(keep) = keep {
+        std::fs::copy(&picture, std::path::Path::new(&keep).join("map.png")).expect("a copy of the picture");
+    }
+    let asked = Instant::now();
+    assert_eq!(program.stop(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(10), "stopping took {:?}", asked.elapsed());
+}

@@ -1,0 +1,20 @@
+//! The one binary of all integration tests: real servers, real sockets, real files.
+//!
+//! Invariant: every test passes alone, with all others beside it and in any order.
+
+mod cli;
+mod clickhouse_sink;
+mod config;
+mod demo;
+mod embedded;
+mod kafka_publish;
+mod kafka_sink;
+mod kafka_source;
+mod main_job;
+mod production;
+mod redis_sink;
+mod reference;
+mod rows;
+mod service_smoke;
+mod services;
+mod tidy;

@@ -1,0 +1,44 @@
+//! The session of one question: its memory, its threads, and the functions it may call.
+
+use std::sync::Arc;
+
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::{SessionConfig, SessionContext};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+
+use super::Options;
+
+/// Functions that make something large out of nothing, in one call that no limit can interrupt.
+const FORBIDDEN: [&str; 9] = [
+    "repeat",
+    "lpad",
+    "rpad",
+    "array_repeat",
+    "list_repeat",
+    "array_resize",
+    "list_resize",
+    "generate_series",
+    "range",
+];
+
+/// A session that knows no table yet.
+pub fn session(options: &Options) -> Result<SessionContext, DataFusionError> {
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes_max)))
+        // A question leaves nothing on the disk: what does not fit into its memory is refused.
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .build_arc()?;
+    let config = SessionConfig::new()
+        .with_target_partitions(options.threads)
+        .with_information_schema(false)
+        // Nothing says that one ends, and it can't be stopped.
+        .set_bool("datafusion.execution.enable_recursive_ctes", false);
+    let context = SessionContext::new_with_config_rt(config, runtime);
+    for name in FORBIDDEN {
+        context.deregister_udf(name);
+        context.deregister_udtf(name);
+    }
+    Ok(context)
+}

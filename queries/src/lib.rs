@@ -1,0 +1,7 @@
+//! Questions in SQL: DataFusion lives here and nowhere else.
+
+pub mod answer;
+pub mod history;
+
+pub use answer::Answer;
+pub use history::History;

@@ -1,0 +1,291 @@
+//! The task beside a sink: takes in what the workers handed over, writes steps, and repeats what failed.
+//!
+//! Invariant: no step is taken before the one that failed is written; only a drain's deadline ends that.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use operators::time::Tick;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::gather::{Gather, Taken};
+use super::{Fatal, Message, Options, Shared};
+use crate::metrics::Metric;
+use crate::step::{Sink, SinkError, Step};
+
+pub(super) struct Task<S> {
+    sink: S,
+    name: &'static str,
+    options: Options,
+    shared: Arc<Shared>,
+    received: mpsc::UnboundedReceiver<Message>,
+    stopping: watch::Receiver<Option<Instant>>,
+    tell_opened: watch::Sender<bool>,
+    fatal: mpsc::Sender<Fatal>,
+    gathers: Vec<Gather>,
+    /// Whether the sink has to be opened before the next attempt.
+    shut: bool,
+}
+
+/// The drain's deadline has passed.
+struct GivenUp;
+
+impl<S: Sink> Task<S> {
+    pub(super) fn new(
+        sink: S,
+        options: Options,
+        shared: Arc<Shared>,
+        received: mpsc::UnboundedReceiver<Message>,
+        stopping: watch::Receiver<Option<Instant>>,
+        tell_opened: watch::Sender<bool>,
+        fatal: mpsc::Sender<Fatal>,
+    ) -> Self {
+        let name = sink.name();
+        let lane = |route| (0..shared.workers).map(move |worker| Gather::new(route, worker));
+        let gathers = shared.routes.iter().flat_map(|&route| lane(route)).collect();
+        Self { sink, name, options, shared, received, stopping, tell_opened, fatal, gathers, shut: true }
+    }
+
+    pub(super) async fn run(mut self) {
+        let ended = async {
+            self.resume().await?;
+            self.write_until_stopped().await
+        };
+        if ended.await.is_err() {
+            let rows = self.shared.queue_rows.load(Ordering::Relaxed);
+            warn!(sink = self.name, rows, "stopped before all rows were written; they come again at the next start");
+        }
+    }
+
+    /// Opens the sink and asks what it holds.
+    async fn resume(&mut self) -> Result<(), GivenUp> {
+        for index in 0..self.gathers.len() {
+            let route = self.shared.routes[index / self.shared.workers];
+            let worker = index % self.shared.workers;
+            let applied = self.insist(Attempt::Applied(route.stream, worker)).await?.unwrap_or(0);
+            self.gathers[index].resume(applied);
+            self.shared.lanes[index].applied.store(applied, Ordering::Release);
+        }
+        if self.gathers.is_empty() {
+            self.insist(Attempt::Open).await?;
+        }
+        info!(sink = self.name, streams = self.shared.routes.len(), "sink is open");
+        self.tell_opened.send_replace(true);
+        Ok(())
+    }
+
+    async fn write_until_stopped(&mut self) -> Result<(), GivenUp> {
+        let mut fed = true;
+        loop {
+            // Without a feed nothing can come: what is closed is written, the rest can never be.
+            let draining = !fed || self.stopping.borrow().is_some();
+            self.take_in();
+            let steps = self.take_steps(draining);
+            self.show_queue();
+            if !steps.is_empty() {
+                self.write(steps).await?;
+                continue;
+            }
+            if draining {
+                return Ok(());
+            }
+            let due = self.gathers.iter().filter_map(|gather| gather.due(&self.options)).min();
+            tokio::select! {
+                message = self.received.recv() => match message {
+                    Some(message) => self.accept(message, Instant::now()),
+                    None => fed = false,
+                },
+                () = at(due) => {}
+                () = ordered(self.stopping.clone()) => {}
+            }
+        }
+    }
+
+    fn take_steps(&mut self, all: bool) -> Vec<(usize, Taken)> {
+        let now = Instant::now();
+        let mut steps = Vec::new();
+        for (index, gather) in self.gathers.iter_mut().enumerate() {
+            if gather.due(&self.options).is_some_and(|due| all || due <= now) {
+                steps.extend(gather.take(&self.options, now).map(|taken| (index, taken)));
+            }
+        }
+        steps
+    }
+
+    fn take_in(&mut self) {
+        let now = Instant::now();
+        while let Ok(message) = self.received.try_recv() {
+            self.accept(message, now);
+        }
+    }
+
+    fn accept(&mut self, message: Message, now: Instant) {
+        match message {
+            Message::Closed(index, upto) => self.gathers[index].close(upto, now),
+            Message::Rows(index, pushed) => {
+                let known = self.gathers[index].push(pushed);
+                if known.rows > 0 {
+                    self.settle(index, known.rows, known.bytes, 0);
+                    counter!(Metric::RowsKnown.name(), "sink" => self.name, "stream" => self.stream(index))
+                        .increment(known.rows);
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, taken: Vec<(usize, Taken)>) -> Result<(), GivenUp> {
+        let mut settled = Vec::with_capacity(taken.len());
+        let mut steps = Vec::with_capacity(taken.len());
+        for (index, taken) in taken {
+            settled.push((index, taken.rows, taken.bytes));
+            steps.push(taken.step);
+        }
+        self.insist(Attempt::Apply(&steps)).await?;
+        for ((index, rows, bytes), step) in settled.into_iter().zip(&steps) {
+            self.settle(index, rows, bytes, step.upto);
+            let (stream, written) = (step.stream, step.len() as u64);
+            counter!(Metric::Rows.name(), "sink" => self.name, "stream" => stream).increment(written);
+            counter!(Metric::RowsConflated.name(), "sink" => self.name, "stream" => stream).increment(rows - written);
+            counter!(Metric::Steps.name(), "sink" => self.name, "stream" => stream).increment(1);
+            histogram!(Metric::StepRows.name(), "sink" => self.name, "stream" => stream).record(written as f64);
+            let workers = index / self.shared.workers * self.shared.workers;
+            let durable = (workers..workers + self.shared.workers).map(|lane| self.shared.durable(lane)).min();
+            gauge!(Metric::DurableSeconds.name(), "sink" => self.name, "stream" => stream)
+                .set(durable.unwrap_or(0) as f64 / 1_000.0);
+        }
+        Ok(())
+    }
+
+    /// `rows` are in the target, and with them every row before `upto`.
+    fn settle(&self, index: usize, rows: u64, bytes: u64, upto: Tick) {
+        let lane = &self.shared.lanes[index];
+        lane.applied.fetch_max(upto, Ordering::Release);
+        lane.settled.fetch_add(rows, Ordering::Release);
+        self.shared.queue_rows.fetch_sub(rows, Ordering::Relaxed);
+        self.shared.queue_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Tries until it succeeds, opening the sink first where that is needed.
+    async fn insist(&mut self, attempt: Attempt<'_>) -> Result<Option<Tick>, GivenUp> {
+        let mut failures = 0u32;
+        let mut reported = false;
+        loop {
+            let started = Instant::now();
+            let error = match self.attempt(attempt).await? {
+                Ok(applied) => {
+                    if failures > 0 {
+                        info!(sink = self.name, failures, "sink works again");
+                    }
+                    if matches!(attempt, Attempt::Apply(_)) {
+                        let seconds = started.elapsed().as_secs_f64();
+                        histogram!(Metric::ApplySeconds.name(), "sink" => self.name).record(seconds);
+                    }
+                    return Ok(applied);
+                }
+                Err(error) => error,
+            };
+            self.shut = true;
+            failures += 1;
+            let pause = self.pause(failures, &error);
+            let code = if matches!(error, SinkError::Refused { .. }) { "refused" } else { "unavailable" };
+            counter!(Metric::Errors.name(), "sink" => self.name, "code" => code).increment(1);
+            if failures.is_power_of_two() {
+                warn!(sink = self.name, code, failures, pause_ms = pause.as_millis() as u64, "{error}");
+            }
+            if !reported && code == "refused" {
+                reported = true;
+                // A receiver that does not read its reports has this one in the log.
+                let _ = self.fatal.try_send(Fatal { sink: self.name, error });
+            }
+            self.show_queue();
+            self.rest(pause).await?;
+            counter!(Metric::Retries.name(), "sink" => self.name).increment(1);
+        }
+    }
+
+    /// One attempt, cut off at `apply_ms_max` and at a drain's deadline.
+    async fn attempt(&mut self, attempt: Attempt<'_>) -> Result<Result<Option<Tick>, SinkError>, GivenUp> {
+        let limit = Duration::from_millis(self.options.apply_ms_max);
+        let (sink, shut) = (&mut self.sink, &mut self.shut);
+        let work = async {
+            if *shut {
+                sink.open().await?;
+                *shut = false;
+            }
+            match attempt {
+                Attempt::Open => Ok(None),
+                Attempt::Applied(stream, worker) => sink.applied(stream, worker).await,
+                Attempt::Apply(steps) => sink.apply_all(steps).await.map(|()| None),
+            }
+        };
+        tokio::select! {
+            done = timeout(limit, work) => Ok(done.unwrap_or_else(|_| Err(SinkError::Unavailable {
+                target: self.name.to_owned(),
+                why: format!("no answer within {} ms (apply_ms_max)", limit.as_millis()),
+            }))),
+            () = passed(self.stopping.clone()) => Err(GivenUp),
+        }
+    }
+
+    async fn rest(&mut self, pause: Duration) -> Result<(), GivenUp> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = passed(self.stopping.clone()) => Err(GivenUp),
+        }
+    }
+
+    /// Doubles with each failure; half of it by chance, so that many processes do not come back at once.
+    fn pause(&self, failures: u32, error: &SinkError) -> Duration {
+        let (min, max) = (self.options.retry_ms_min.max(1), self.options.retry_ms_max.max(1));
+        let whole = match error {
+            SinkError::Unavailable { .. } => min.saturating_mul(1 << (failures - 1).min(20)).min(max),
+            SinkError::Refused { .. } => max,
+        };
+        let chance = RandomState::new().hash_one(failures) % (whole / 2 + 1);
+        Duration::from_millis(whole - chance)
+    }
+
+    fn stream(&self, index: usize) -> &'static str {
+        self.shared.routes[index / self.shared.workers].stream
+    }
+
+    fn show_queue(&self) {
+        gauge!(Metric::QueueRows.name(), "sink" => self.name)
+            .set(self.shared.queue_rows.load(Ordering::Relaxed) as f64);
+        gauge!(Metric::QueueBytes.name(), "sink" => self.name)
+            .set(self.shared.queue_bytes.load(Ordering::Relaxed) as f64);
+    }
+}
+
+/// What is asked of the sink.
+#[derive(Clone, Copy)]
+enum Attempt<'a> {
+    Open,
+    Applied(&'static str, usize),
+    Apply(&'a [Step]),
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns once a drain was ordered.
+async fn ordered(mut stopping: watch::Receiver<Option<Instant>>) {
+    if stopping.wait_for(Option::is_some).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Returns once a drain was ordered and its deadline has passed.
+async fn passed(mut stopping: watch::Receiver<Option<Instant>>) {
+    let end = stopping.wait_for(Option::is_some).await.ok().and_then(|end| *end);
+    at(end).await;
+}

@@ -1,0 +1,113 @@
+//! The contract of every sink: numbered steps, and the same step twice counts once.
+
+use std::future::Future;
+
+use arrow::array::RecordBatch;
+use operators::time::Tick;
+use thiserror::Error;
+
+/// What one stream of the dataflow gives to a sink.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// Rows to keep for ever (history, events). A row's identity is in its columns, so that writing it again replaces it.
+    Append(RecordBatch),
+    /// Changes of a table: of each key the row with the highest `__tick` stands; of one tick, deletes
+    /// (`__deleted`) count before upserts.
+    Upsert(RecordBatch),
+}
+
+impl Rows {
+    /// The batch itself.
+    #[must_use]
+    pub fn batch(&self) -> &RecordBatch {
+        match self {
+            Rows::Append(batch) | Rows::Upsert(batch) => batch,
+        }
+    }
+}
+
+/// All rows of one stream from one worker with ticks in `from..upto`. As [`run`](crate::run) makes steps, a key stands at
+/// most once among a step's upserts.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Name of the stream, such as `telemetry_enriched` or `vehicle_state`.
+    pub stream: &'static str,
+    /// Worker that made the rows.
+    pub worker: usize,
+    /// First tick that the step may hold.
+    pub from: Tick,
+    /// First tick after the step: its number.
+    pub upto: Tick,
+    /// The rows, in the order in which they were made.
+    pub rows: Vec<Rows>,
+}
+
+impl Step {
+    /// Rows in the step.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.iter().map(|rows| rows.batch().num_rows()).sum()
+    }
+
+    /// Whether the step holds no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Why a step could not be applied.
+#[derive(Debug, Error)]
+pub enum SinkError {
+    /// The target is away or overloaded; the same step will be tried again after a pause.
+    #[error("{target}: {why}")]
+    Unavailable {
+        /// Which service, and where.
+        target: String,
+        /// What it said.
+        why: String,
+    },
+    /// The target refuses these rows, or the configuration cannot work; trying again will not help.
+    #[error("{target}: {why}")]
+    Refused {
+        /// Which service, and where.
+        target: String,
+        /// What it said, and what to do.
+        why: String,
+    },
+}
+
+/// A place that rows are written to.
+///
+/// `apply` is called with steps of growing number for each (stream, worker); one that failed is called again with the same
+/// step until it succeeds, so a sink must tolerate that parts of it, or all of it, are there already.
+pub trait Sink: Send + 'static {
+    /// Name for logs and metrics, such as `redis`.
+    fn name(&self) -> &'static str;
+
+    /// Makes ready whatever the sink needs (tables, topics, connections). Called once before the first step and again after
+    /// it failed.
+    fn open(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// The number of the newest step of this stream and worker that the target can show to have; rows before it are not
+    /// sent again. `None` where the target cannot tell.
+    fn applied(
+        &mut self,
+        stream: &'static str,
+        worker: usize,
+    ) -> impl Future<Output = Result<Option<Tick>, SinkError>> + Send;
+
+    /// Writes all rows of a step and returns once they are durable. Applying the same step again changes nothing.
+    fn apply(&mut self, step: &Step) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// [`apply`](Self::apply) for several steps, at most one of each (stream, worker): worth overriding where the target is
+    /// waited for once instead of once a step. If it fails, all of them are given again.
+    fn apply_all(&mut self, steps: &[Step]) -> impl Future<Output = Result<(), SinkError>> + Send {
+        async move {
+            for step in steps {
+                self.apply(step).await?;
+            }
+            Ok(())
+        }
+    }
+}

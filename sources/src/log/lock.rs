@@ -1,0 +1,62 @@
+//! One process per directory: an advisory lock on a file that names its holder. The lock goes with the process, however it
+//! ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+use crate::SourceError;
+
+/// Name of the lock's file.
+const FILE: &str = "LOCK";
+
+/// Held for as long as the directory is used.
+#[derive(Debug)]
+pub(super) struct DirectoryLock {
+    _file: File,
+}
+
+impl DirectoryLock {
+    /// Takes the lock of `directory`, which must exist.
+    pub(super) fn take(directory: &Path) -> Result<Self, SourceError> {
+        let path = directory.join(FILE);
+        let fail = |why: std::io::Error| SourceError::Storage(format!("{}: {why}", path.display()));
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = opened.map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder); // the name of the holder is only a help
+                let holder = match holder.trim().parse::<u32>() {
+                    Ok(pid) => format!("process {pid}"),
+                    Err(_) => "another process".to_owned(),
+                };
+                return Err(SourceError::Configuration(format!(
+                    "the log in {} is in use by {holder}; stop it, or choose another directory",
+                    directory.display()
+                )));
+            }
+            Err(TryLockError::Error(why)) => return Err(fail(why)),
+        }
+        file.set_len(0).map_err(fail)?;
+        file.rewind().map_err(fail)?;
+        writeln!(file, "{}", std::process::id()).map_err(fail)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_the_first_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = DirectoryLock::take(directory.path()).unwrap();
+        let refused = DirectoryLock::take(directory.path()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(first);
+        DirectoryLock::take(directory.path()).unwrap();
+    }
+}
