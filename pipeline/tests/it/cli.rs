@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
 
-use super::demo::Program;
+use super::program::Program;
 use super::services::{self, Kafka, http, unique, wait_until};
 
 /// Ample for anything that a healthy program does here.

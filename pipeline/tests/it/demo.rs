@@ -1,70 +1,13 @@
 //! What a stranger sees: the program alone, a map in a real browser, vehicles that move. Would catch anything that breaks the
 //! way from the simulator to the page, and a process that does not stop when asked.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use crate::program::Program;
 use crate::services::{chromium_with_webgl, wait_until_async};
-
-/// A running `haulstream run`, ended with the test.
-pub struct Program {
-    child: Child,
-    /// `http://address` of the edge.
-    pub url: String,
-    /// When it was started.
-    pub started: Instant,
-}
-
-impl Program {
-    /// Starts the program and waits until it tells its address.
-    pub fn start(arguments: &[&str]) -> Program {
-        let started = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_haulstream"))
-            .arg("run")
-            .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
-        let (tell, told) = mpsc::sync_channel(1_000);
-        std::thread::Builder::new()
-            .name("program-log".into())
-            .spawn(move || {
-                for line in stderr.lines().map_while(Result::ok) {
-                    eprintln!("program: {line}");
-                    if let Some(url) = line.strip_prefix("The map: ") {
-                        let _ = tell.send(url.trim_end_matches('/').to_owned());
-                    }
-                }
-            })
-            .expect("a thread for the log");
-        let url = told.recv_timeout(Duration::from_secs(30)).expect("the program tells its address");
-        Program { child, url, started }
-    }
-
-    /// Asks it to stop and gives its exit code.
-    pub fn stop(mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status().expect("kill is there");
-        assert!(told.success());
-        self.child.wait().expect("it ends").code()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 async fn snapshot(url: &str) -> Vec<Value> {
     let answer = reqwest::get(format!("{url}/realtime/snapshot")).await.expect("the edge answers");

@@ -2,16 +2,12 @@
 //! state is that of the newest one, whether references came before, in between or after. Would catch rows lost or doubled between
 //! gate, log, dataflow and sinks, and state that does not heal when a reference arrives late.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use redis::Commands;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::demo::Program;
-use crate::services::{clickhouse, kafka, redis as redis_server, unique, wait_until_async};
+use crate::installation::Installation;
+use crate::services::wait_until_async;
 
 /// A tracker's trace: device and messages in the order of sending.
 struct Trace {
@@ -34,56 +30,12 @@ fn traces(now_ms: i64) -> Vec<Trace> {
     vec![trace("bus-1", 300), trace("bus-2", 200), trace("car-3", 150)]
 }
 
-struct Setup {
-    topics: BTreeMap<&'static str, String>,
-    redis: String,
-    database: String,
-    config: TempDir,
-}
-
-fn setup() -> Setup {
-    let names = ["telemetry", "vehicle", "driver", "company", "tariff", "dead_letters"];
-    let topics: BTreeMap<&str, String> = names.into_iter().map(|name| (name, kafka().topic(name, 3))).collect();
-    for output in ["vehicle_state_updated", "device.online", "device.offline"] {
-        // Names that are not ours to choose; another test may have made them.
-        let _ = std::panic::catch_unwind(|| kafka().create_topic(output, 3, &[]));
-    }
-    let (redis, database) = (redis_server().database(), unique("production").replace(['-', '.'], "_"));
-    let config = TempDir::new().expect("a directory");
-    let mut text = String::from("[run]\nsource = \"kafka\"\n[topics]\n");
-    for (name, topic) in &topics {
-        text += &format!("{name} = \"{topic}\"\n");
-    }
-    text += &format!(
-        "[kafka]\nbrokers = \"{}\"\n[kafka_sink]\nenabled = true\n[parquet]\nenabled = false\n[redis]\nenabled = true\nurl = \"{redis}\"\n\
-         [clickhouse]\nenabled = true\nurl = \"{}\"\ndatabase = \"{database}\"\n[simulator]\nenabled = false\n",
-        kafka().bootstrap(),
-        clickhouse().url(),
-    );
-    std::fs::write(config.path().join("fleet.toml"), text).expect("a configuration file");
-    Setup { topics, redis, database, config }
-}
-
-impl Setup {
-    fn reference(&self, stream: &str, key: &str, value: Value) {
-        let producer: BaseProducer = kafka().client().create().expect("a producer");
-        let value = value.to_string();
-        let record = BaseRecord::to(&self.topics[stream]).key(key).payload(&value);
-        producer.send(record).map_err(|(why, _)| why).expect("the producer takes it");
-        producer.flush(Duration::from_secs(10)).expect("the broker takes it");
-    }
-
-    fn vehicle(&self, number: usize, device: &str) {
-        let (vehicle, driver) = (format!("v-{number}"), format!("r-{number}"));
-        let value = json!({"vehicle_id": vehicle, "device_id": device, "plate": format!("P {number}"),
-                           "company_id": "c-1", "driver_id": driver});
-        self.reference("vehicle", &vehicle, value);
-        self.reference("driver", &driver, json!({"driver_id": driver, "name": format!("Driver {number}")}));
-    }
-
-    fn count(&self, sql: &str) -> u64 {
-        clickhouse().query(&sql.replace("DB", &self.database)).trim().parse().unwrap_or(0)
-    }
+fn vehicle(installation: &Installation, number: usize, device: &str) {
+    let (vehicle, driver) = (format!("v-{number}"), format!("r-{number}"));
+    let value = json!({"vehicle_id": vehicle, "device_id": device, "plate": format!("P {number}"),
+                       "company_id": "c-1", "driver_id": driver});
+    installation.reference("vehicle", &vehicle, &value);
+    installation.reference("driver", &driver, &json!({"driver_id": driver, "name": format!("Driver {number}")}));
 }
 
 async fn send(url: &str, messages: &[Value]) {
@@ -97,51 +49,42 @@ async fn send(url: &str, messages: &[Value]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_once_on_real_services() {
-    let setup = setup();
+    let installation = Installation::new("production", "");
     let now_ms =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as i64;
     let traces = traces(now_ms);
-    setup.reference("company", "c-1", json!({"company_id": "c-1", "name": "First", "tariff_id": "t-1"}));
+    installation.reference("company", "c-1", &json!({"company_id": "c-1", "name": "First", "tariff_id": "t-1"}));
     // One vehicle is known before its telemetry, one comes in between, one afterwards.
-    setup.vehicle(1, "bus-1");
-    let file = setup.config.path().join("fleet.toml");
-    let program = Program::start(&["--config", file.to_str().expect("a plain path")]);
-    let ready = format!("{}/readyz", program.url);
-    wait_until_async(Duration::from_secs(60), "readiness", async || {
-        reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success())
-    })
-    .await;
+    vehicle(&installation, 1, "bus-1");
+    let program = installation.start().await;
     for trace in &traces {
         let (first, rest) = trace.messages.split_at(trace.messages.len() / 2);
         send(&program.url, first).await;
         if trace.device == "bus-2" {
-            setup.vehicle(2, "bus-2");
+            vehicle(&installation, 2, "bus-2");
         }
         send(&program.url, rest).await;
     }
-    setup.vehicle(3, "car-3");
-    setup.reference("driver", "r-1", json!({"driver_id": "r-1", "name": "Renamed"}));
+    vehicle(&installation, 3, "car-3");
+    installation.reference("driver", "r-1", &json!({"driver_id": "r-1", "name": "Renamed"}));
 
     let sent: u64 = traces.iter().map(|trace| trace.messages.len() as u64 - 1).sum();
     let history = "SELECT count() FROM DB.telemetry_history FINAL";
-    wait_until_async(Duration::from_secs(60), "the whole history", async || setup.count(history) >= sent).await;
-    assert_eq!(setup.count(history), sent);
-    assert_eq!(setup.count("SELECT uniqExact(device_id, ts, seq) FROM DB.telemetry_history"), sent);
-    assert_eq!(setup.count("SELECT count() FROM DB.telemetry_history FINAL WHERE vehicle_id = 'v-1'"), 300);
+    wait_until_async(Duration::from_secs(60), "the whole history", async || installation.count(history) >= sent).await;
+    assert_eq!(installation.count(history), sent);
+    assert_eq!(installation.count("SELECT uniqExact(device_id, ts, seq) FROM DB.telemetry_history"), sent);
+    assert_eq!(installation.count("SELECT count() FROM DB.telemetry_history FINAL WHERE vehicle_id = 'v-1'"), 300);
 
-    let client = redis::Client::open(setup.redis.as_str()).expect("an address");
-    let mut connection = client.get_connection().expect("Redis answers");
     for (number, trace) in traces.iter().enumerate() {
         let number = number + 1;
         let newest = trace.messages.iter().max_by_key(|m| m["ts"].as_i64()).expect("not empty");
-        let key = format!("hs:1:vehicle:v-{number}");
+        let vehicle = format!("v-{number}");
         let driver = if number == 1 { "Renamed".to_owned() } else { format!("Driver {number}") };
-        wait_until_async(Duration::from_secs(30), &format!("{key} with {driver}"), async || {
-            let name: Option<String> = connection.hget(&key, "driver_name").expect("Redis answers");
-            name.as_deref() == Some(&driver)
+        wait_until_async(Duration::from_secs(30), &format!("{vehicle} with {driver}"), async || {
+            installation.vehicle_hash(&vehicle).get("driver_name") == Some(&driver)
         })
         .await;
-        let hash: BTreeMap<String, String> = connection.hgetall(&key).expect("Redis answers");
+        let hash = installation.vehicle_hash(&vehicle);
         assert_eq!(hash["ts"], newest["ts"].to_string());
         assert_eq!(hash["lat"].parse::<f64>().ok(), newest["lat"].as_f64());
         assert_eq!((hash["company_name"].as_str(), hash["device_id"].as_str()), ("First", trace.device.as_str()));
