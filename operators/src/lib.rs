@@ -10,6 +10,7 @@ pub mod deduplicate;
 pub mod device_links;
 pub mod enrich;
 pub mod error;
+pub mod history_file;
 pub mod keyed;
 pub mod latest;
 pub mod link;

@@ -20,6 +20,7 @@ use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use metrics::counter;
 use operators::batch::HASH;
+use operators::history_file::Name;
 use operators::time::Tick;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
@@ -28,7 +29,6 @@ use tracing::warn;
 use crate::metrics::Metric;
 use crate::run::{tick_range, ticks};
 use crate::step::{Sink, SinkError, Step};
-pub use file::{Name, current};
 use index::Index;
 use merge::Merge;
 
@@ -39,7 +39,8 @@ const DAY_MS: u64 = 86_400_000;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// Directory that holds a directory for each stream; made if it is missing.
+    /// Directory that holds a directory for each stream; made if it is missing. Configured with the process's data.
+    #[serde(skip)]
     pub directory: PathBuf,
     /// Files that follow on each other, one worker's of one day, that are put together into one.
     pub merge_files: usize,
@@ -68,7 +69,7 @@ pub struct ParquetSink {
     tables: Vec<Table>,
     index: Arc<Mutex<Index>>,
     /// Held while this process writes to the directory.
-    lock: Option<Arc<File>>,
+    lock: Option<Arc<Lock>>,
     merging: Option<JoinHandle<()>>,
 }
 
@@ -119,7 +120,7 @@ impl Sink for ParquetSink {
         let opened = tokio::task::spawn_blocking(move || {
             let lock = match held {
                 Some(lock) => lock,
-                None => Arc::new(lock_directory(&directory)?),
+                None => Arc::new(Lock::new(&directory)?),
             };
             Ok((lock, Index::read(&directory, &tables)?))
         });
@@ -156,11 +157,24 @@ impl Sink for ParquetSink {
     }
 }
 
-fn lock_directory(directory: &Path) -> io::Result<File> {
-    fs::create_dir_all(directory)?;
-    let lock = File::create(directory.join(".lock"))?;
-    lock.try_lock().map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another process writes to it"))?;
-    Ok(lock)
+/// Says that a process writes to a directory, as long as it is held.
+struct Lock(File);
+
+impl Lock {
+    fn new(directory: &Path) -> io::Result<Lock> {
+        fs::create_dir_all(directory)?;
+        let file = File::create(directory.join(".lock"))?;
+        file.try_lock().map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another process writes to it"))?;
+        Ok(Lock(file))
+    }
+}
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a process that is being started has it open too, until its own program begins.
+    fn drop(&mut self) {
+        // Nothing is lost if it fails: the file is closed next.
+        let _ = self.0.unlock();
+    }
 }
 
 /// The writing of one step, off the runtime's threads.

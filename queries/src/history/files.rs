@@ -3,13 +3,13 @@
 //! Invariant: each row is in one of the files. A file whose ticks lie within another's of the same worker has been put
 //! together with others into that one, and is left out.
 
-use std::cmp::Reverse;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use operators::error::Refusal;
+use operators::history_file::{self, Name};
 
 use super::refuse;
 
@@ -20,40 +20,22 @@ const DEPTH_MAX: usize = 4;
 /// Files that one table may have.
 const FILES_MAX: usize = 100_000;
 
-/// What a file's name says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Name {
-    from: u64,
-    upto: u64,
-    worker: usize,
-    workers: usize,
-}
-
-impl Name {
-    fn parse(name: &str) -> Option<Name> {
-        let mut parts = name.strip_suffix(".parquet")?.splitn(3, '-');
-        let (from, upto) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let (worker, workers) = parts.next()?.split_once("of")?;
-        Some(Name { from, upto, worker: worker.parse().ok()?, workers: workers.parse().ok()? })
-    }
-
-    fn is_within(&self, other: &Name) -> bool {
-        let same = self.worker == other.worker && self.workers == other.workers;
-        same && other.from <= self.from && self.upto <= other.upto
-    }
-}
-
 /// The files of a table's directory that hold each row once. Each can be a Parquet file: a reader takes a file's last bytes
 /// for a length, and is not asked to where these cannot be one.
 ///
 /// # Errors
-/// A directory that can't be read, or a file that is not Parquet.
+/// A directory that can't be read, a file that is not Parquet, or files that changed meanwhile.
 pub fn current(directory: &Path) -> Result<Vec<PathBuf>, Refusal> {
-    let mut found = Vec::new();
-    if directory.is_dir() {
-        walk(directory, 0, &mut found)?;
-    }
-    Ok(found)
+    let look = || {
+        let mut found = Vec::new();
+        if directory.is_dir() {
+            walk(directory, 0, &mut found)?;
+        }
+        Ok(found)
+    };
+    let found = look()?;
+    // A directory that is read while files are put together may show neither the parts nor the whole.
+    if found == look()? { Ok(found) } else { Err(refuse::changed()) }
 }
 
 fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), Refusal> {
@@ -72,14 +54,7 @@ fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), 
             return Err(unreadable(directory, &format!("there are more than {FILES_MAX} files")));
         }
     }
-    // The larger of two that begin together comes first, so one look back is enough.
-    names.sort_unstable_by_key(|(name, _)| (name.workers, name.worker, name.from, Reverse(name.upto)));
-    let mut last: Option<Name> = None;
-    for (name, path) in names {
-        if last.is_some_and(|last| name.is_within(&last)) {
-            continue;
-        }
-        last = Some(name);
+    for (_, path) in history_file::current(names, |(name, _)| *name) {
         match is_parquet(&path) {
             Ok(true) => found.push(path),
             Ok(false) => return Err(unreadable(&path, &"it is not a Parquet file")),

@@ -9,10 +9,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use metrics::{counter, gauge};
+use operators::history_file::{Name, current};
 use operators::time::Tick;
 use tracing::{info, warn};
 
-use super::file::{Name, UNFINISHED, current};
+use super::file::UNFINISHED;
 use super::{Table, remove};
 use crate::metrics::Metric;
 
@@ -84,7 +85,7 @@ impl Index {
                 fs::rename(&path, path.with_extension("damaged"))?;
             }
         }
-        let kept = current(names.clone());
+        let kept = current(names.clone(), |name| *name);
         let superseded: Vec<PathBuf> =
             names.iter().filter(|name| !kept.contains(name)).map(|name| folder.join(name.to_string())).collect();
         remove(&superseded);

@@ -12,9 +12,9 @@ use metrics::counter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tracing::warn;
 
-use super::file::{self, Name};
+use super::file;
 use super::index::{Entry, Index};
-use super::{Options, locked, remove};
+use super::{Lock, Name, Options, locked, remove};
 use crate::metrics::Metric;
 
 /// Rows read at a time.
@@ -26,7 +26,7 @@ pub(super) struct Merge {
     pub(super) group: Vec<Entry>,
     pub(super) options: Options,
     /// Keeps other processes out until it is done.
-    pub(super) lock: Arc<File>,
+    pub(super) lock: Arc<Lock>,
 }
 
 impl Merge {

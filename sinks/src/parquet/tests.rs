@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringViewArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use operators::batch::{OFFSET, PARTITION, TICK, i64s};
+use operators::history_file::current;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::TempDir;
 
@@ -70,32 +71,51 @@ fn step(worker: usize, from: i64, upto: i64) -> Step {
 
 /// All files that a reader takes, and how often each offset is in them. Every file that can be seen must be readable.
 fn read(directory: &Path) -> (Vec<Name>, BTreeMap<i64, u32>) {
-    let (mut all, mut offsets) = (Vec::new(), BTreeMap::new());
-    let above = directory.join(STREAM);
-    for folder in fs::read_dir(&above).into_iter().flatten() {
+    loop {
+        let files = list(directory);
+        // Files were put together while they were listed: neither the parts nor the whole may be in the list.
+        if files != list(directory) {
+            continue;
+        }
+        let offsets = files.iter().map(|(path, name)| offsets(path, name)).collect::<Option<Vec<_>>>();
+        // ... or between then and now.
+        let Some(offsets) = offsets else { continue };
+        let mut times = BTreeMap::new();
+        offsets.into_iter().flatten().for_each(|offset| *times.entry(offset).or_default() += 1);
+        return (files.into_iter().map(|(_, name)| name).collect(), times);
+    }
+}
+
+fn list(directory: &Path) -> Vec<(PathBuf, Name)> {
+    let mut all = Vec::new();
+    for folder in fs::read_dir(directory.join(STREAM)).into_iter().flatten() {
         let folder = folder.unwrap().path();
         let seen = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let parquet: Vec<String> = seen.filter(|name| name.ends_with(".parquet")).collect();
-        let names = current(parquet.iter().map(|name| Name::parse(name).expect(name)).collect());
-        for name in &names {
-            let file = match File::open(folder.join(name.to_string())) {
-                // Put together with others since the names were read.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                file => file.unwrap(),
-            };
-            for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
-                let batch = batch.unwrap();
-                assert!(batch.column_by_name(HASH).is_none());
-                for (&offset, &tick) in i64s(&batch, OFFSET).values().iter().zip(ticks(&batch).values()) {
-                    assert!((name.from..name.upto).contains(&tick));
-                    assert_eq!(file::date(tick / DAY_MS * DAY_MS), folder.file_name().unwrap().to_str().unwrap());
-                    *offsets.entry(offset).or_default() += 1;
-                }
-            }
-        }
-        all.extend(names);
+        let names = current(parquet.iter().map(|name| Name::parse(name).expect(name)).collect(), |name| *name);
+        all.extend(names.into_iter().map(|name| (folder.join(name.to_string()), name)));
     }
-    (all, offsets)
+    all
+}
+
+/// The offsets in a file; `None` if it is not there any more.
+fn offsets(path: &Path, name: &Name) -> Option<Vec<i64>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        file => file.unwrap(),
+    };
+    let folder = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let mut offsets = Vec::new();
+    for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+        let batch = batch.unwrap();
+        assert!(batch.column_by_name(HASH).is_none());
+        for (&offset, &tick) in i64s(&batch, OFFSET).values().iter().zip(ticks(&batch).values()) {
+            assert!((name.from..name.upto).contains(&tick));
+            assert_eq!(file::date(tick / DAY_MS * DAY_MS), folder);
+            offsets.push(offset);
+        }
+    }
+    Some(offsets)
 }
 
 #[track_caller]

@@ -13,7 +13,7 @@ const FILE: &str = "LOCK";
 /// Held for as long as the directory is used.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    _file: File,
+    file: File,
 }
 
 impl DirectoryLock {
@@ -42,7 +42,14 @@ impl DirectoryLock {
         file.set_len(0).map_err(fail)?;
         file.rewind().map_err(fail)?;
         writeln!(file, "{}", std::process::id()).map_err(fail)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// Closing the file is not enough: a process that is being started has it open too, until its own program begins.
+    fn drop(&mut self) {
+        let _ = self.file.unlock(); // it is closed next in any case
     }
 }
 
