@@ -40,7 +40,8 @@ const NAME_CHARS_MAX: usize = 64;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// Topic that rows of `telemetry_history` name as their origin, beside partition and offset.
+    /// Topic that rows of `telemetry_history` name as their origin, beside partition and offset. Configured with the topics.
+    #[serde(skip)]
     pub topic: String,
     /// Bytes of rows, as an Arrow stream, at which a step is written by more than one insert.
     pub insert_bytes_max: usize,

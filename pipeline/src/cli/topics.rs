@@ -63,10 +63,10 @@ fn wanted(config: &Config) -> Vec<Topic> {
     let references = [&topics.vehicle, &topics.driver, &topics.company, &topics.tariff];
     all.extend(references.map(|name| table(name, options.reference_partitions)));
     if config.kafka_sink.enabled {
-        all.push(table("vehicle_state_updated", options.partitions));
-        all.extend(["device.online", "device.offline"].map(|name| events(name, options.partitions)));
+        all.push(table(&topics.vehicle_state, options.partitions));
+        all.extend([&topics.online, &topics.offline].map(|name| events(name, options.partitions)));
         if config.kafka_sink.enriched {
-            all.push(events("telemetry_enriched", options.partitions));
+            all.push(events(&topics.enriched, options.partitions));
         }
     }
     all

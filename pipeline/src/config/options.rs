@@ -25,6 +25,8 @@ pub struct Config {
     pub silence: Silence,
     /// The windows of `company_minute`.
     pub window: Window,
+    /// Changes on their way to the edge and to Kafka.
+    pub conflate: Conflate,
     /// Names of the topics.
     pub topics: Topics,
     /// How topics are made in Kafka.
@@ -37,6 +39,8 @@ pub struct Config {
     pub edge: Edge,
     /// Simulated vehicles.
     pub simulator: Simulator,
+    /// How sinks are fed.
+    pub sinks: Sinks,
     /// Results in Kafka.
     pub kafka_sink: KafkaSink,
     /// History as Parquet files.
@@ -66,6 +70,8 @@ pub struct Run {
     pub channel_rows_max: usize,
     /// Bytes that may wait between a reader and its worker.
     pub channel_bytes_max: usize,
+    /// Milliseconds that the sinks may take to write what is left when the process stops.
+    pub drain_ms_max: u64,
 }
 
 /// Section `reader`.
@@ -106,6 +112,8 @@ pub struct Log {
     pub cache_bytes_max: u64,
     /// Partitions of the telemetry topic.
     pub partitions: i32,
+    /// Partitions of the reference topics.
+    pub reference_partitions: i32,
 }
 
 /// Section `deduplicate`.
@@ -127,6 +135,8 @@ pub struct Silence {
 /// Section `window`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Window {
+    /// Length of a window, in milliseconds.
+    pub size_ms: i64,
     /// Milliseconds for which late data corrects a window.
     pub retention_ms: i64,
     /// How far ahead a message's own time may lie, in milliseconds.
@@ -135,19 +145,21 @@ pub struct Window {
     pub emit_ms: u64,
 }
 
+/// Section `conflate`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Conflate {
+    /// Milliseconds over which the changes of a vehicle become one.
+    pub window_ms: u64,
+}
+
 /// Section `edge`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Edge {
     /// Address to listen on.
     pub listen: String,
-    /// Whether others may reach it.
-    pub allow_remote: bool,
-    /// Origins besides its own, separated by commas.
-    pub origins: String,
-    /// Milliseconds of one delta.
-    pub delta_ms: u64,
-    /// WebSocket connections.
-    pub connections_max: usize,
+    /// What a client may do.
+    #[serde(flatten)]
+    pub options: sinks::edge::Options,
 }
 
 /// Section `simulator`.
@@ -165,15 +177,25 @@ pub struct Simulator {
     pub changes_per_s: f64,
 }
 
+/// Sections of `sinks`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Sinks {
+    /// Sinks that want changes at once.
+    pub live: sinks::run::Options,
+    /// Sinks that want few, large steps.
+    pub history: sinks::run::Options,
+}
+
 /// Section `kafka_sink`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct KafkaSink {
     /// Whether the sink runs.
     pub enabled: bool,
-    /// Compression of the batches.
-    pub compression: String,
     /// Whether enriched messages are written as well.
     pub enriched: bool,
+    /// How records are produced.
+    #[serde(flatten)]
+    pub options: sinks::kafka::Options,
 }
 
 /// Section `parquet`.
@@ -183,6 +205,9 @@ pub struct Parquet {
     pub enabled: bool,
     /// Milliseconds for which rows are gathered into one file.
     pub flush_ms: u64,
+    /// How files are written and kept.
+    #[serde(flatten)]
+    pub options: sinks::parquet::Options,
 }
 
 /// Section `kafka_topics`.
@@ -270,6 +295,14 @@ pub struct Topics {
     pub company: String,
     /// Changelog of tariffs.
     pub tariff: String,
+    /// Current state of each vehicle.
+    pub vehicle_state: String,
+    /// Devices that have come back.
+    pub online: String,
+    /// Devices that have fallen silent.
+    pub offline: String,
+    /// Every message with its references.
+    pub enriched: String,
 }
 
 impl Topics {
@@ -294,6 +327,9 @@ pub struct Redis {
     /// The server.
     #[serde(flatten)]
     pub connection: connection::Redis,
+    /// How it is written.
+    #[serde(flatten)]
+    pub options: sinks::redis::Options,
 }
 
 /// Section `clickhouse`.
@@ -304,6 +340,9 @@ pub struct ClickHouse {
     /// The server.
     #[serde(flatten)]
     pub connection: connection::ClickHouse,
+    /// How it is written.
+    #[serde(flatten)]
+    pub options: sinks::clickhouse::Options,
 }
 
 #[cfg(test)]

@@ -34,6 +34,10 @@ pub const RULES: &[Together] = &[
     Together {
         name: "topic_used_twice",
         keys: &[
+            "topics.enriched",
+            "topics.offline",
+            "topics.online",
+            "topics.vehicle_state",
             "topics.tariff",
             "topics.company",
             "topics.driver",
@@ -62,6 +66,10 @@ fn named_topics(c: &Config) -> Vec<(&'static str, &str)> {
         ("topics.driver", &c.topics.driver),
         ("topics.company", &c.topics.company),
         ("topics.tariff", &c.topics.tariff),
+        ("topics.vehicle_state", &c.topics.vehicle_state),
+        ("topics.online", &c.topics.online),
+        ("topics.offline", &c.topics.offline),
+        ("topics.enriched", &c.topics.enriched),
     ]
 }
 

@@ -19,9 +19,6 @@ use crate::config::Config;
 use crate::job::Origin;
 use crate::origin::{Embedded, Kafka};
 
-/// Partitions of the reference topics of the embedded log.
-const REFERENCE_PARTITIONS: i32 = 2;
-
 /// The inputs of the process.
 pub struct Inputs {
     log: Option<Arc<EmbeddedLog>>,
@@ -135,7 +132,7 @@ impl Inputs {
 pub fn open_log(config: &Config) -> Result<EmbeddedLog, String> {
     let log = EmbeddedLog::open(settings::log(config), system_clock()).map_err(|why| why.to_string())?;
     for stream in Stream::ALL {
-        let wanted = if stream == Stream::Telemetry { config.log.partitions } else { REFERENCE_PARTITIONS };
+        let wanted = if stream.is_table() { config.log.reference_partitions } else { config.log.partitions };
         let topic = config.topics.of(stream);
         let has = log.topics().iter().find(|(name, _)| name == topic).map_or(0, |(_, partitions)| *partitions);
         log.create_topic(topic, wanted.max(has)).map_err(|why| why.to_string())?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sinks::edge::EdgeSink;
 use sinks::run::{Fatal, Feed, Options, Running, start};
-use sinks::{Sink, clickhouse, kafka, parquet, redis};
+use sinks::{Sink, SinkError, clickhouse, kafka, parquet, redis};
 use tokio::sync::mpsc;
 
 use crate::admin::Readiness;
@@ -16,23 +16,6 @@ use crate::topology::{Output, routes};
 pub struct Outputs {
     ends: Vec<Output>,
     running: Vec<Running>,
-}
-
-/// How a sink is fed that wants changes at once.
-const LIVE: Options = Options {
-    rows_max: 20_000,
-    bytes_max: 16 << 20,
-    flush_ms: 0,
-    conflate_rows_max: 1_000_000,
-    queue_bytes_max: 128 << 20,
-    retry_ms_min: 100,
-    retry_ms_max: 10_000,
-    apply_ms_max: 60_000,
-};
-
-/// How a sink is fed that wants few, large steps.
-const fn history(flush_ms: u64) -> Options {
-    Options { rows_max: 200_000, bytes_max: 64 << 20, flush_ms, queue_bytes_max: 256 << 20, ..LIVE }
 }
 
 /// Streams of the history.
@@ -58,11 +41,11 @@ impl Outputs {
         fatal: mpsc::Sender<Fatal>,
     ) -> Result<Self, String> {
         let mut starting = Starting { outputs: Self::default(), workers: config.run.workers, readiness, fatal };
-        starting.sink(edge, LIVE, &["vehicle_state"], true);
+        let (live, history) = (&config.sinks.live, &config.sinks.history);
+        starting.sink(edge, live.clone(), &["vehicle_state"], true);
         if config.redis.enabled {
-            let sink =
-                redis::RedisSink::new(&config.redis.connection, redis_options()).map_err(|why| why.to_string())?;
-            starting.sink(sink, LIVE, &["vehicle_state", "vehicle_links"], false);
+            let sink = redis_sink(config).map_err(|why| why.to_string())?;
+            starting.sink(sink, live.clone(), &["vehicle_state", "vehicle_links"], false);
         }
         if config.kafka_sink.enabled {
             let mut streams = vec!["vehicle_state", "vehicle_events", "rejected"];
@@ -71,18 +54,20 @@ impl Outputs {
             }
             let mut topics = kafka_topics(config);
             topics.retain(|topic| streams.contains(&topic.stream));
-            let sink = kafka::KafkaSink::new(config.kafka.clone(), kafka_options(config), topics);
-            starting.sink(sink, LIVE, &streams, true);
+            let sink = kafka::KafkaSink::new(config.kafka.clone(), config.kafka_sink.options.clone(), topics);
+            starting.sink(sink, live.clone(), &streams, true);
         }
         if config.clickhouse.enabled {
-            let options = clickhouse_options(config);
-            let sink = clickhouse::ClickHouseSink::new(&config.clickhouse.connection, options);
-            starting.sink(sink.map_err(|why| why.to_string())?, history(1_000), &HISTORY, false);
+            let sink = clickhouse_sink(config).map_err(|why| why.to_string())?;
+            starting.sink(sink, history.clone(), &HISTORY, false);
         }
         if config.parquet.enabled {
-            let sink = parquet::ParquetSink::new(parquet_options(config), config.run.workers, PARQUET.to_vec());
+            let directory = config.run.data.join("history");
+            let options = parquet::Options { directory, ..config.parquet.options.clone() };
+            let sink = parquet::ParquetSink::new(options, config.run.workers, PARQUET.to_vec());
             let streams = PARQUET.map(|table| table.stream);
-            starting.sink(sink, history(config.parquet.flush_ms), &streams, false);
+            let fed = Options { flush_ms: config.parquet.flush_ms, ..history.clone() };
+            starting.sink(sink, fed, &streams, false);
         }
         Ok(starting.outputs)
     }
@@ -127,42 +112,22 @@ impl Starting<'_> {
     }
 }
 
-fn redis_options() -> redis::Options {
-    redis::Options {
-        script_vehicles_max: 500,
-        pipeline_bytes_max: 4 << 20,
-        tombstone_ttl_ms: 24 * 3_600_000,
-        timeout_ms: 10_000,
-    }
+/// The Redis sink, not connected yet.
+///
+/// # Errors
+/// What is configured cannot work.
+pub fn redis_sink(config: &Config) -> Result<redis::RedisSink, SinkError> {
+    redis::RedisSink::new(&config.redis.connection, config.redis.options.clone())
 }
 
-fn clickhouse_options(config: &Config) -> clickhouse::Options {
-    clickhouse::Options {
-        topic: config.topics.telemetry.clone(),
-        insert_bytes_max: 64 << 20,
-        compress: false,
-        timeout_ms: 60_000,
-    }
-}
-
-fn parquet_options(config: &Config) -> parquet::Options {
-    parquet::Options {
-        directory: config.run.data.join("history"),
-        merge_files: 16,
-        file_bytes_max: 64 << 20,
-        retention_bytes_max: 10 << 30,
-        row_group_rows_max: 100_000,
-    }
-}
-
-fn kafka_options(config: &Config) -> kafka::Options {
-    kafka::Options {
-        compression: config.kafka_sink.compression.clone(),
-        batch_bytes_max: 256 << 10,
-        record_bytes_max: 1 << 20,
-        stall_ms_max: 10_000,
-        identity: true,
-    }
+/// The ClickHouse sink, not connected yet.
+///
+/// # Errors
+/// What is configured cannot work.
+pub fn clickhouse_sink(config: &Config) -> Result<clickhouse::ClickHouseSink, SinkError> {
+    let topic = config.topics.telemetry.clone();
+    let options = clickhouse::Options { topic, ..config.clickhouse.options.clone() };
+    clickhouse::ClickHouseSink::new(&config.clickhouse.connection, options)
 }
 
 fn kafka_topics(config: &Config) -> Vec<kafka::Topic> {
@@ -174,11 +139,13 @@ fn kafka_topics(config: &Config) -> Vec<kafka::Topic> {
         nulls: sinks::json::Nulls::Omitted,
     };
     let named = |name: &str| kafka::Target::Topic(name.to_owned());
-    let events = ["device.online", "device.offline"].map(|kind| (kind.to_owned(), kind.to_owned()));
+    let names = &config.topics;
+    let events = [("device.online", &names.online), ("device.offline", &names.offline)];
+    let events = events.map(|(kind, name)| (kind.to_owned(), name.clone()));
     vec![
-        topic("vehicle_state", named("vehicle_state_updated"), &["vehicle_id"]),
+        topic("vehicle_state", named(&names.vehicle_state), &["vehicle_id"]),
         topic("vehicle_events", kafka::Target::ByColumn("kind", events.to_vec()), &["device_id"]),
-        topic("telemetry_enriched", named("telemetry_enriched"), &["device_id"]),
-        topic("rejected", kafka::Target::DeadLetters(config.topics.dead_letters.clone()), &[]),
+        topic("telemetry_enriched", named(&names.enriched), &["device_id"]),
+        topic("rejected", kafka::Target::DeadLetters(names.dead_letters.clone()), &[]),
     ]
 }

@@ -7,9 +7,6 @@ use crate::config::Config;
 use crate::job::Settings;
 use crate::topology;
 
-/// Length of the windows of `company_minute`, in milliseconds.
-const MINUTE_MS: i64 = 60_000;
-
 /// Of the dataflow.
 pub fn job(config: &Config) -> Settings {
     Settings {
@@ -24,12 +21,12 @@ pub fn job(config: &Config) -> Settings {
                 tick_ms: config.time.tick_ms,
             },
             window: operators::window::Options {
-                size_ms: MINUTE_MS,
+                size_ms: config.window.size_ms,
                 retention_ms: config.window.retention_ms,
                 ahead_ms_max: config.window.ahead_ms_max,
                 emit_ms: config.window.emit_ms,
             },
-            conflate_ms: config.edge.delta_ms,
+            conflate_ms: config.conflate.window_ms,
         },
     }
 }
@@ -63,38 +60,6 @@ pub fn log(config: &Config) -> log::Options {
         memtable_bytes_max: options.memtable_bytes_max,
         journal_bytes_max: options.journal_bytes_max,
         cache_bytes_max: options.cache_bytes_max,
-    }
-}
-
-/// Of the edge. What is not configured are the limits that the protocol documents.
-pub fn edge(config: &Config) -> sinks::edge::Options {
-    let origins = config.edge.origins.split(',').map(str::trim).filter(|origin| !origin.is_empty());
-    sinks::edge::Options {
-        allow_remote: config.edge.allow_remote,
-        origins: origins.map(str::to_owned).collect(),
-        server_id: String::new(),
-        http_connections_max: config.edge.connections_max + 1_000,
-        head_ms_max: 10_000,
-        stall_ms_max: 60_000,
-        send_buffer_bytes: 256 << 10,
-        snapshots_max: 4,
-        snapshot_ms_max: 60_000,
-        connections_max: config.edge.connections_max,
-        subscriptions_max: 50,
-        vehicles_max: 10_000,
-        message_bytes_max: 64 << 10,
-        messages_per_minute_max: 100,
-        strikes_max: 10,
-        outbox_bytes_max: 256 << 10,
-        slow_ms: 30_000,
-        delta_ms: config.edge.delta_ms,
-        gather_ms: 10,
-        heartbeat_ms: 25_000,
-        pong_ms_max: 10_000,
-        idle_ms: 60_000,
-        ring_rows_max: 200_000,
-        shutdown_ms_max: 2_000,
-        retry_ms_min: 1_000,
     }
 }
 

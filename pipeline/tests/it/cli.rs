@@ -148,11 +148,13 @@ fn questions_that_are_not_answered() {
 /// A configuration file for a Kafka whose topics no other test has.
 fn kafka_config(folder: &tempfile::TempDir, kafka: &Kafka) -> (String, String) {
     let name = unique("cli");
-    let topics = ["telemetry", "dead_letters", "vehicle", "driver", "company", "tariff"];
-    let topics: String = topics.iter().map(|topic| format!("{topic} = \"{name}.{topic}\"\n")).collect();
+    let inputs = ["telemetry", "vehicle", "driver", "company", "tariff"];
+    let outputs = ["dead_letters", "vehicle_state", "online", "offline", "enriched"];
+    let topics = inputs.iter().chain(&outputs).map(|topic| format!("{topic} = \"{name}.{topic}\"\n"));
+    let topics: String = topics.collect();
     let brokers = kafka.bootstrap();
     let text = format!(
-        "[run]\nsource = \"kafka\"\n[kafka]\nbrokers = \"{brokers}\"\n[kafka_topics]\npartitions = 3\n[topics]\n{topics}"
+        "[run]\nsource = \"kafka\"\n[kafka]\nbrokers = \"{brokers}\"\n[kafka_sink]\nenabled = true\nenriched = true\n[kafka_topics]\npartitions = 3\n[topics]\n{topics}"
     );
     let path = folder.path().join("f.toml");
     std::fs::write(&path, text).expect("a file");
@@ -178,6 +180,9 @@ fn topics_are_made_and_filled() {
     let plan = done(&["topics", "plan", "--config", &config]);
     assert!(plan.contains(&format!("+ {name}.telemetry: 3 partitions")), "{plan}");
     assert!(plan.contains("message.timestamp.type=LogAppendTime"), "{plan}");
+    for output in ["vehicle_state", "online", "offline", "enriched", "dead_letters"] {
+        assert!(plan.contains(&format!("+ {name}.{output}: 3 partitions")), "{output} in\n{plan}");
+    }
     assert!(done(&["topics", "apply", "--config", &config]).ends_with("done\n"));
     wait_until(DEADLINE, "the topics are as planned", || {
         done(&["topics", "plan", "--config", &config]) == "topics are as they should be\n"

@@ -162,6 +162,10 @@ fn settings_that_contradict_each_other() {
             "f.toml:2:16",
         ],
     );
+    refused(
+        "[topics]\nvehicle_state = \"vehicle.updated\"\n",
+        &["topics.vehicle and topics.vehicle_state are both \"vehicle.updated\"", "f.toml:2:17"],
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Options of the edge. Every limit of a connection stands here.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// How the edge listens and what a client may do.
 #[derive(Clone, Debug, Deserialize)]
@@ -10,7 +10,8 @@ pub struct Options {
     /// reaches it sees all vehicles.
     pub allow_remote: bool,
     /// Origins besides its own that pages may connect from, such as `https://fleet.example.com`. Their hosts are accepted
-    /// in `Host` headers too.
+    /// in `Host` headers too. Configured as one text, separated by commas.
+    #[serde(deserialize_with = "separated_by_commas")]
     pub origins: Vec<String>,
     /// Name of this instance in `hello` and in metrics; empty for one made up at the start.
     pub server_id: String,
@@ -60,4 +61,10 @@ pub struct Options {
     /// Milliseconds after which clients that are sent away are told to come again, at least; up to twice that, so that
     /// they do not come all at once.
     pub retry_ms_min: u64,
+}
+
+fn separated_by_commas<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    Ok(parts.map(str::to_owned).collect())
 }
