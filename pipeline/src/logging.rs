@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Longest time that reporting a panic may take before the process ends without it.
 const REPORT_TIME_MAX: Duration = Duration::from_secs(1);
@@ -38,8 +38,8 @@ pub enum Format {
 ///
 /// # Errors
 /// The level cannot be read.
-pub fn start(options: &Options) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(&options.level)?;
+pub fn start(options: &Options) -> Result<(), String> {
+    let filter = filter(&options.level)?;
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // The first one stays: a test binary may start several times.
@@ -52,11 +52,18 @@ pub fn start(options: &Options) -> Result<(), ParseError> {
 }
 
 /// Whether `level` can be read as a level or as directives.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_level(level: &str) -> Result<(), ParseError> {
-    EnvFilter::builder().parse(level).map(drop)
+#[must_use]
+pub fn is_level(level: &str) -> bool {
+    filter(level).is_ok()
+}
+
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    // The parser takes a misspelt level for the name of a module, and then no line at all is logged.
+    let bare = level.split(',').map(str::trim).filter(|part| !part.contains(['=', '[', ']']));
+    if let Some(odd) = bare.into_iter().find(|part| part.parse::<LevelFilter>().is_err()) {
+        return Err(format!("\"{odd}\" is none of trace, debug, info, warn, error, off"));
+    }
+    EnvFilter::builder().parse(level).map_err(|why| why.to_string())
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the panic hook")]
@@ -93,5 +100,22 @@ fn report(panic: &PanicHookInfo<'_>, outcome: &str) {
         tracing::error!(thread, location, "panic: {message}; {outcome}");
     } else {
         let _ = writeln!(std::io::stderr(), "haulstream: panic in thread {thread} at {location}: {message}; {outcome}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_no_level() {
+        for good in
+            ["info", "WARN", "off", "info,sinks=debug", "sinks=debug, info", "[batch]=trace", "sinks[a{b=1}]=info"]
+        {
+            assert!(is_level(good), "{good}");
+        }
+        for bad in ["inof", "info,sinks", "sinks=loud", "info;debug", "=info,"] {
+            assert!(!is_level(bad), "{bad}");
+        }
     }
 }

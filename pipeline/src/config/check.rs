@@ -18,6 +18,8 @@ use super::schema::{self, Entry, Kind, Rule};
 const LIKENESS_MIN: f64 = 0.75;
 /// Longest name of a topic that Kafka takes.
 const TOPIC_CHARS_MAX: usize = 249;
+/// Longest name of a database, and longest prefix of keys.
+const NAME_CHARS_MAX: usize = 64;
 
 /// What the user set, and what was wrong with it.
 #[derive(Debug, Default)]
@@ -172,14 +174,35 @@ fn fits(kind: Kind, text: &str) -> bool {
     match kind {
         Kind::Any | Kind::Secret => true,
         Kind::NotEmpty | Kind::Path => !text.trim().is_empty(),
-        Kind::Address => address(text).is_some(),
+        Kind::Address => text.parse::<std::net::SocketAddr>().is_ok(),
         Kind::Addresses => text.split(',').all(|one| address(one.trim()).is_some_and(|port| port > 0)),
-        Kind::Url => url(text),
-        Kind::Topic => {
-            let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-            (1..=TOPIC_CHARS_MAX).contains(&text.len()) && text.bytes().all(safe) && text != "." && text != ".."
-        }
+        Kind::HttpUrl => text.starts_with("http://") && url(text) && !text.contains(['@', '?', '#']),
+        Kind::RedisUrl => text.starts_with("redis://") && url(text) && database(text),
+        Kind::Origins => text.split(',').map(str::trim).all(|one| one.is_empty() || origin(one)),
+        Kind::Name => made_of(text, NAME_CHARS_MAX, "_") && !text.starts_with(|c: char| c.is_ascii_digit()),
+        Kind::Prefix => made_of(text, NAME_CHARS_MAX, "._:-"),
+        Kind::Level => crate::logging::is_level(text) && !text.trim().is_empty(),
+        Kind::Topic => made_of(text, TOPIC_CHARS_MAX, "._-") && text != "." && text != "..",
     }
+}
+
+/// Whether there are 1 to `chars_max` letters, digits and these others.
+fn made_of(text: &str, chars_max: usize, others: &str) -> bool {
+    (1..=chars_max).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+}
+
+/// Whether the path of the URL is nothing or a database's number.
+fn database(url: &str) -> bool {
+    let path = url.splitn(4, '/').nth(3).unwrap_or_default();
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    path.is_empty() || path.parse::<u32>().is_ok()
+}
+
+/// `http[s]://host[:port]`, with nothing behind it but a slash.
+fn origin(text: &str) -> bool {
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    host.is_some_and(|host| url(text) && !host.contains(['/', '@', '?', '#']))
 }
 
 /// The port of `host:port`.
@@ -275,25 +298,24 @@ mod tests {
 
     #[test]
     fn addresses_and_urls() {
-        for good in ["h:1", "127.0.0.1:0", "[::1]:8080", "a-b.c:65535"] {
-            assert!(fits(Kind::Address, good), "{good}");
-        }
-        for bad in ["h", "h:", ":1", "h:70000", "h:-1", "h:+1", "::1:80", "http://h:1", "h:1 "] {
-            assert!(!fits(Kind::Address, bad), "{bad}");
-        }
-        assert!(fits(Kind::Addresses, "a:1, b:2") && !fits(Kind::Addresses, "a:1,") && !fits(Kind::Addresses, "a:0"));
-        for good in ["redis://h:1/0", "redis://u@h:1", "http://h", "http://[::1]:8123/x?y=1"] {
-            assert!(fits(Kind::Url, good), "{good}");
-        }
-        for bad in ["h:1", "redis://u:p@h:1", "http://", "http://h:70000", "http://h h", "://h"] {
-            assert!(!fits(Kind::Url, bad), "{bad}");
-        }
-        assert!(
-            fits(Kind::Topic, "a.b_c-1")
-                && !fits(Kind::Topic, "a b")
-                && !fits(Kind::Topic, "..")
-                && !fits(Kind::Topic, "")
-        );
+        let all = |kind, good: &[&str], bad: &[&str]| {
+            good.iter().for_each(|text| assert!(fits(kind, text), "{kind:?} {text}"));
+            bad.iter().for_each(|text| assert!(!fits(kind, text), "{kind:?} {text}"));
+        };
+        let (good, bad) =
+            (["127.0.0.1:0", "[::1]:8080", "0.0.0.0:65535"], ["localhost:80", "127.0.0.1", "::1:80", ":1"]);
+        all(Kind::Address, &good, &bad);
+        let bad = ["", "h", "h:", ":1", "h:70000", "h:-1", "h:+1", "::1:80", "http://h:1", "a:1,", "a:0"];
+        all(Kind::Addresses, &["h:1", "127.0.0.1:1", "[::1]:8080", "a-b.c:65535", "a:1, b:2"], &bad);
+        let bad = ["h:1", "redis://u:p@h:1", "redis://", "redis://h:1/x", "redis://h:1/0/1", "http://h", "redis://h h"];
+        all(Kind::RedisUrl, &["redis://h:1/0", "redis://u@h:1", "redis://h/", "redis://[::1]:1/3"], &bad);
+        let bad = ["https://h", "http://", "http://h:70000", "http://u@h", "http://h?user=u", "://h", "h:8123"];
+        all(Kind::HttpUrl, &["http://h", "http://[::1]:8123/x"], &bad);
+        let bad = ["fleet.example.com", "https://h/map", "https://", "*", "https://u@h", "ftp://h"];
+        all(Kind::Origins, &["", "https://h", "https://h:8443/, http://i"], &bad);
+        all(Kind::Name, &["fleet_1"], &["", "1a", "a-b", "a b", &"a".repeat(65)]);
+        all(Kind::Prefix, &["hs:1"], &["", "a b", "ä"]);
+        all(Kind::Topic, &["a.b_c-1"], &["a b", "..", ".", ""]);
     }
 
     #[test]

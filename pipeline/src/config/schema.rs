@@ -33,12 +33,22 @@ pub enum Kind {
     Any,
     /// At least one character.
     NotEmpty,
-    /// `host:port`.
+    /// An IP address and a port to listen on.
     Address,
     /// `host:port`, several separated by commas.
     Addresses,
-    /// `scheme://host:port…` without a password.
-    Url,
+    /// `http://host:port`.
+    HttpUrl,
+    /// `redis://[user@]host:port/db`, without a password.
+    RedisUrl,
+    /// `scheme://host[:port]`, any number of them separated by commas.
+    Origins,
+    /// A name: letters, digits and `_`.
+    Name,
+    /// The beginning of Redis keys.
+    Prefix,
+    /// A level of log lines, or directives.
+    Level,
     /// A topic's name as Kafka allows it.
     Topic,
     /// A path; not empty.
@@ -67,7 +77,12 @@ impl Rule {
                 "not empty" => Kind::NotEmpty,
                 "address" => Kind::Address,
                 "addresses" => Kind::Addresses,
-                "url" => Kind::Url,
+                "http url" => Kind::HttpUrl,
+                "redis url" => Kind::RedisUrl,
+                "origins" => Kind::Origins,
+                "name" => Kind::Name,
+                "prefix" => Kind::Prefix,
+                "level" => Kind::Level,
                 "topic" => Kind::Topic,
                 "path" => Kind::Path,
                 "secret" => Kind::Secret,
@@ -94,9 +109,14 @@ impl fmt::Display for Rule {
             Rule::Text(kind) => f.write_str(match kind {
                 Kind::Any => "a text",
                 Kind::NotEmpty => "a text that is not empty",
-                Kind::Address => "an address like \"127.0.0.1:8080\", the port 0 to 65535",
+                Kind::Address => "an IP address and a port like \"127.0.0.1:8080\", the port 0 to 65535",
                 Kind::Addresses => "addresses like \"kafka-1:9092,kafka-2:9092\", the ports 1 to 65535",
-                Kind::Url => "a URL like \"scheme://host:port\", without a password",
+                Kind::HttpUrl => "a URL like \"http://host:8123\", without user and parameters",
+                Kind::RedisUrl => "a URL like \"redis://user@host:6379/0\", without a password",
+                Kind::Origins => "origins like \"https://fleet.example.com\", separated by commas",
+                Kind::Name => "a name: 1 to 64 of A-Z a-z 0-9 _, not beginning with a digit",
+                Kind::Prefix => "1 to 64 of A-Z a-z 0-9 . _ : -",
+                Kind::Level => "one of trace, debug, info, warn, error, off, or directives like \"info,sinks=debug\"",
                 Kind::Topic => "a topic's name: 1 to 249 of A-Z a-z 0-9 . _ -",
                 Kind::Path => "a path",
                 Kind::Secret => "a secret, best as \"${NAME}\" of an environment variable",

@@ -21,6 +21,7 @@ use crate::metrics;
 use inputs::Inputs;
 pub(crate) use inputs::open_log;
 use outputs::Outputs;
+pub(crate) use outputs::{clickhouse_sink, redis_sink};
 
 /// How often the process looks at itself.
 const LOOK: Duration = Duration::from_millis(100);

@@ -134,8 +134,16 @@ fn wrong_values() {
     refused("[run]\nworkers = 99999999999999999999\n", &["got 99999999999999999999 beyond 64 bits"]);
     refused("[run]\nsource = \"files\"\n", &["run.source: expected one of \"log\", \"kafka\", got \"files\""]);
     refused("[redis]\nenabled = \"yes\"\n", &["redis.enabled: expected true or false, got a text"]);
+    refused("[kafka]\nbrokers = \"\"\n[kafka_sink]\nenabled = true\n", &["kafka.brokers: expected addresses like"]);
     refused("[kafka]\nbrokers = \"h:70000\"\n", &["kafka.brokers: expected addresses like", "got \"h:70000\""]);
     refused("[clickhouse]\nurl = \"http://h:70000\"\n", &["clickhouse.url: expected a URL"]);
+    refused("[redis]\nurl = \"http://h:1\"\n", &["redis.url: expected a URL like \"redis://user@host:6379/0\""]);
+    refused("[redis]\nprefix = \"a b\"\n", &["redis.prefix: expected 1 to 64 of A-Z a-z 0-9 . _ : -, got \"a b\""]);
+    refused("[edge]\nlisten = \"localhost:8080\"\n", &["edge.listen: expected an IP address and a port like", "2:10"]);
+    refused("[edge]\norigins = \"fleet.example.com\"\n", &["edge.origins: expected origins like"]);
+    refused("[logging]\nlevel = \"inof\"\n", &["logging.level: expected one of trace, debug, info", "got \"inof\""]);
+    refused("[sinks.live]\nrows_max = 0\n", &["sinks.live.rows_max: expected a whole number", "f.toml:2:12"]);
+    refused("[sinks]\nrows_max = 0\n", &["unknown key sinks.rows_max"]);
     refused("[topics]\ntelemetry = \"a b\"\n", &["topics.telemetry: expected a topic's name"]);
     refused("[run]\ndata = \"\"\n", &["run.data: expected a path"]);
     refused("[run]\ndata = [\"a\"]\n", &["run.data: expected a path, got a list"]);
@@ -155,6 +163,21 @@ fn settings_that_contradict_each_other() {
             "help:",
         ],
     );
+    for (content, code) in [
+        ("[time]\ntick_ms = 600\n", "tick_above_window"),
+        ("[window]\nemit_ms = 20\n[time]\ntick_ms = 50\n", "tick_above_emit"),
+        ("[edge]\nlisten = \"0.0.0.0:8080\"\n", "edge_reachable"),
+        ("[edge]\nconnections_max = 20000\n", "edge_connections"),
+        ("[ingest]\nbody_bytes_max = 1000000000\n", "body_above_held"),
+        ("[sinks.live]\nretry_ms_max = 50\n", "live_retry"),
+        ("[sinks.history]\nretry_ms_max = 50\n", "history_retry"),
+        ("[sinks.live]\nqueue_bytes_max = 2000000\n", "live_step_above_queue"),
+        ("[sinks.history]\nqueue_bytes_max = 2000000\n", "history_step_above_queue"),
+        ("[kafka_sink]\nrecord_bytes_max = 100000000\n", "record_above_producer"),
+    ] {
+        let err = refused(content, &[&format!("error[{code}]"), " --> ", "help: "]);
+        assert!(err.ends_with("config: 1 error\n"), "{err}");
+    }
     refused(
         "[topics]\ndead_letters = \"telemetry.raw\"\n",
         &[
@@ -166,6 +189,31 @@ fn settings_that_contradict_each_other() {
         "[topics]\nvehicle_state = \"vehicle.updated\"\n",
         &["topics.vehicle and topics.vehicle_state are both \"vehicle.updated\"", "f.toml:2:17"],
     );
+}
+
+/// Whatever `run` would refuse before it connects anywhere, `check` says, and `run` says the same and begins nothing.
+#[test]
+fn run_refuses_nothing_that_check_has_not_told() {
+    let folder = Folder::new();
+    let file = folder.file(
+        "[logging]\nlevel = \"loud\"\n[edge]\nlisten = \"localhost:8080\"\n[run]\ndata = \"never-made\"\n\
+         [redis]\nenabled = true\nurl = \"redis://h:1/first\"\n[clickhouse]\nenabled = true\nurl = \"https://h\"\n\
+         database = \"a-b\"\n[kafka]\nbrokers = \"h\"\n[sinks.history]\nretry_ms_min = 20000\n",
+    );
+    let told = check(&file);
+    for key in ["logging.level", "edge.listen", "redis.url", "clickhouse.url", "clickhouse.database", "kafka.brokers"] {
+        assert!(told.err.contains(&format!(": {key}: expected ")), "{key}\n{}", told.err);
+    }
+    assert!(told.err.contains("error[history_retry]: sinks.history.retry_ms_min = 20000 is above"), "{}", told.err);
+    assert!(told.err.ends_with("config: 7 errors\n"), "{}", told.err);
+    for command in ["run", "ingest"] {
+        let answer = haulstream(&[command, "--config", file.to_str().expect("UTF-8")], &[]);
+        assert_eq!((answer.code, answer.err.as_str()), (Some(2), told.err.as_str()), "{command}");
+    }
+    assert!(!Path::new("never-made").exists());
+    let answer = haulstream(&["run", "--listen", "0.0.0.0:0"], &[]);
+    assert_eq!(answer.code, Some(2));
+    assert!(answer.err.contains("error[edge_reachable]") && answer.err.contains("--listen"), "{}", answer.err);
 }
 
 #[test]
