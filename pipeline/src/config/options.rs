@@ -175,6 +175,8 @@ pub struct Simulator {
     pub seed: u64,
     /// Changes of reference records a second.
     pub changes_per_s: f64,
+    /// Per cent of vehicles that lose their link for a while.
+    pub lost_link_pct: f64,
 }
 
 /// Sections of `sinks`.

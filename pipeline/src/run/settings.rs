@@ -78,7 +78,7 @@ pub fn simulator(config: &Config) -> simulator::Options {
         duplicate_pct: 0.1,
         garbage_pct: 0.1,
         out_of_order_pct: 0.1,
-        lost_link_pct: 0.0,
+        lost_link_pct: options.lost_link_pct,
         wrong_clock_pct: 0.0,
         stuck_pct: 1.0,
         changes_per_s: options.changes_per_s,

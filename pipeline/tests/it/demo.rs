@@ -45,3 +45,24 @@ async fn a_fleet_moves_on_the_map() {
     assert_eq!(program.stop(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(10), "stopping took {:?}", asked.elapsed());
 }
+
+/// Links that are lost show on the map, and only after every vehicle was heard of: with links lost by all and a short
+/// patience, some vehicles are offline at once and none is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn vehicles_that_fall_silent_show_as_offline() {
+    let data = TempDir::new().expect("a directory");
+    let config = data.path().join("fleet.toml");
+    let text =
+        "[silence]\noffline_after_s = 3\n[simulator]\nvehicles = 200\nrate_per_s = 200.0\nlost_link_pct = 100.0\n";
+    std::fs::write(&config, text).expect("a configuration file");
+    let path = |path: &std::path::Path| path.to_str().expect("a plain path").to_owned();
+    let program = Program::start(&["--data", &path(data.path()), "--config", &path(&config)]);
+    let url = program.url.clone();
+    wait_until_async(Duration::from_secs(60), "offline vehicles among all", async || {
+        let rows = snapshot(&url).await;
+        let offline = rows.iter().filter(|row| row["status"] == "offline" && row["offline_since"].is_i64()).count();
+        rows.len() == 200 && (5..150).contains(&offline)
+    })
+    .await;
+    assert_eq!(program.stop(), Some(0));
+}

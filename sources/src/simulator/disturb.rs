@@ -70,11 +70,15 @@ impl PartialEq for Held {
 
 impl Eq for Held {}
 
-/// What befalls the message that vehicle `index` makes at `now_ms`; `draw` is the message's own random number.
-pub(super) fn fate(options: &Options, index: u64, now_ms: i64, interval_ms: i64, draw: u64) -> Fate {
+/// What befalls the message that vehicle `index` makes at `now_ms`; `draw` is the message's own random number. The `first`
+/// good one of a vehicle goes out at once: nobody can miss a vehicle that was never heard of.
+pub(super) fn fate(options: &Options, index: u64, now_ms: i64, interval_ms: i64, draw: u64, first: bool) -> Fate {
     let mut random = Random::new(draw);
     if falls_under(random.next(), options.garbage_pct) {
         return Fate::Garbage;
+    }
+    if first {
+        return Fate::OnTime;
     }
     if let Some(due_ms) = lost_until(options, index, now_ms) {
         return Fate::Later(Kind::LostLink, due_ms);
@@ -96,12 +100,14 @@ fn lost_until(options: &Options, index: u64, now_ms: i64) -> Option<i64> {
     if options.lost_link_pct <= 0.0 {
         return None;
     }
-    let period = now_ms.div_euclid(LINK_MS);
+    // Each vehicle has periods of its own, so that at any time about as many links are lost.
+    let shift_ms = (mix(options.seed ^ mix(index)) % LINK_MS as u64) as i64;
+    let period = (now_ms + shift_ms).div_euclid(LINK_MS);
     let mut random = Random::new(mix(options.seed ^ 0x11_4e) ^ mix(index << 32 ^ period as u64));
     if !falls_under(random.next(), options.lost_link_pct) {
         return None;
     }
-    let from = period * LINK_MS + random.below(300_000) as i64;
+    let from = period * LINK_MS - shift_ms + random.below(300_000) as i64;
     let until = from + 60_000 + random.below(180_000) as i64;
     (from..until).contains(&now_ms).then_some(until)
 }

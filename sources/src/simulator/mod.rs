@@ -56,6 +56,7 @@ pub struct Options {
     /// Per cent of messages that change places with the vehicle's next one.
     pub out_of_order_pct: f64,
     /// Per cent of vehicles that lose their link for one to four minutes within ten, and send what they kept afterwards.
+    /// A vehicle's first message goes out in any case.
     pub lost_link_pct: f64,
     /// Per cent of trackers whose clock is wrong: up to six hours behind, or up to four minutes ahead.
     pub wrong_clock_pct: f64,
@@ -225,7 +226,7 @@ impl Simulator {
             wrong_clock: clock_ms != 0,
             measured,
         };
-        match disturb::fate(&self.options, index, now_ms, interval_ms, draw) {
+        match disturb::fate(&self.options, index, now_ms, interval_ms, draw, !vehicle.heard_of) {
             Fate::Garbage => {
                 self.garbage(index, now_ms, seq, &measured, draw);
                 return true;
@@ -237,6 +238,7 @@ impl Simulator {
             Fate::Twice(due_ms) if self.held.len() < HELD_MAX => self.hold(held(Kind::Duplicate, due_ms)),
             _ => {}
         }
+        self.vehicles[index as usize].heard_of = true;
         self.write(&held(Kind::OnTime, now_ms));
         true
     }

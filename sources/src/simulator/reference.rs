@@ -225,7 +225,10 @@ impl Fleet {
         let zone = time_zone(self.countries[index as usize % self.countries.len()]);
         company_id(index, key);
         let _ = write!(value, "{{\"company_id\":\"c-{index:05}\",\"name\":\"{name} {kind} {}\"", index + 1);
-        let _ = write!(value, ",\"tariff_id\":\"t-{tariff}\",\"time_zone\":\"{zone}\",\"offline_after_s\":60}}");
+        let _ = write!(value, ",\"tariff_id\":\"t-{tariff}\",\"time_zone\":\"{zone}\"");
+        // The others go by what is configured.
+        let own = if index % 4 == 3 { ",\"offline_after_s\":60}" } else { "}" };
+        value.extend_from_slice(own.as_bytes());
         true
     }
 

@@ -138,6 +138,28 @@ fn counts_are_what_a_decoder_finds() {
     assert!(behind > counts.out_of_order && behind <= counts.late + counts.out_of_order + counts.lost_link);
 }
 
+/// However often links are lost, every vehicle is heard of within the first round, and at any time some are not heard.
+#[test]
+fn every_vehicle_reports_before_links_are_lost() {
+    let options = Options { lost_link_pct: 100.0, late_pct: 50.0, out_of_order_pct: 50.0, ..options() };
+    let mut simulator = Simulator::new(Options { messages_max: 200 * 600, ..options }, START_MS).unwrap();
+    let mut first = HashMap::new();
+    let mut heard: Vec<HashSet<Vec<u8>>> = vec![HashSet::new(); 10];
+    while let Some(m) = simulator.next() {
+        if m.stream == Stream::Telemetry {
+            first.entry(m.key.to_vec()).or_insert(m.due_ms);
+            if let Some(minute) = heard.get_mut(((m.due_ms - START_MS) / 60_000) as usize) {
+                minute.insert(m.key.to_vec());
+            }
+        }
+    }
+    assert_eq!(first.len(), 200);
+    assert!(first.values().all(|due_ms| (0..1_000).contains(&(due_ms - START_MS))), "{first:?}");
+    // A link is lost for 150 s of 600 at the mean, so about 90 s of them hide a whole minute.
+    let silent: Vec<usize> = heard.iter().map(|heard| 200 - heard.len()).collect();
+    assert!(silent[1..].iter().all(|silent| (5..80).contains(silent)), "vehicles silent for each minute: {silent:?}");
+}
+
 #[test]
 fn vehicles_report_at_the_rate_that_was_set() {
     let options = Options { rate_per_s: 50.0, vehicles: 10, messages_max: 5_000, ..options() };

@@ -42,6 +42,8 @@ pub(super) struct Vehicle {
     engine_c: f32,
     /// Messages made.
     pub(super) seq: u32,
+    /// Whether one of them, not garbage, went out.
+    pub(super) heard_of: bool,
     road: u16,
     /// The point of the road that lies behind the vehicle, counted in driving direction.
     point: u16,
@@ -90,6 +92,7 @@ impl Vehicle {
             fuel_pct: random.between(20.0, 100.0) as f32,
             engine_c: if phase == Phase::Parked { 15.0 } else { 86.0 },
             seq: 0,
+            heard_of: false,
             road,
             point: 0,
             forward,
