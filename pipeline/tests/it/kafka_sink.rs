@@ -68,11 +68,11 @@ async fn sink(broker: &Kafka, topics: Vec<Topic>) -> KafkaSink {
 
 /// A record as another client sees it.
 #[derive(Clone, Debug, PartialEq)]
-struct Seen {
-    partition: i32,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: BTreeMap<String, String>,
+pub struct Seen {
+    pub partition: i32,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: BTreeMap<String, String>,
 }
 
 impl Seen {
@@ -87,17 +87,17 @@ impl Seen {
         }
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(self.value.as_ref().expect("not a tombstone")).expect("JSON")
     }
 
-    fn id(&self) -> &str {
+    pub fn id(&self) -> &str {
         &self.headers["hs-id"]
     }
 }
 
 /// Everything in a topic, each partition in its order.
-fn read(broker: &Kafka, topic: &str) -> Vec<Seen> {
+pub fn read(broker: &Kafka, topic: &str) -> Vec<Seen> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", broker.bootstrap())
         .set("group.id", "reads-without-a-group")

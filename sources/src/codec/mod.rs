@@ -21,6 +21,12 @@ pub const REFERENCE_BYTES_MAX: usize = 1 << 20;
 /// Largest key of any record that is looked at, in bytes; a longer one cannot be an id.
 const KEY_BYTES_MAX: usize = 1 << 10;
 
+/// How far ahead of its append time a message's own time may lie, in milliseconds: a day, more than a wrong time zone makes.
+/// A later one would be its device's newest for ever.
+const AHEAD_MS_MAX: i64 = 86_400_000;
+/// An append time before this one, in 2001, is none.
+const APPEND_MS_MIN: i64 = 1_000_000_000_000;
+
 /// One record of a log, borrowed for the time of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -142,6 +148,11 @@ fn telemetry(
     let message = guard(|| parser.parse(value))?;
     let message = message.telemetry();
     message.validate(None, &Limits::default())?;
+    if record.append_ms >= APPEND_MS_MIN && message.ts > record.append_ms.saturating_add(AHEAD_MS_MAX) {
+        let why = format!("ts {} is more than a day ahead of {}, when the log took it", message.ts, record.append_ms);
+        let why = Refusal::new("event_time_implausible", why).at("ts");
+        return Err(why.hint("ts is milliseconds since 1970-01-01 UTC: set the device's clock"));
+    }
     if key != message.device_id.as_bytes() {
         return Err(mismatch(key, "device_id", message.device_id));
     }

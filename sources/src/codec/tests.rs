@@ -59,6 +59,22 @@ fn telemetry_records_are_rows_or_refused() {
     assert_eq!(telemetry("d-1", br#"{"device_id":"d-1","ts":1,"lat":0,"lon":0}"#), Err("position_implausible"));
 }
 
+/// What a message's time is judged by is part of the record, so a replay judges alike.
+#[test]
+fn no_message_is_more_than_a_day_ahead_of_its_log() {
+    let ts = 1_700_000_000_000;
+    let at = |append_ms| {
+        let mut decoder = Decoder::new(Stream::Telemetry, "t".into(), 0);
+        decoder.push(&Record { offset: 0, append_ms, key: Some(b"d-1"), value: Some(GOOD) }, 10)
+    };
+    assert_eq!(at(ts - AHEAD_MS_MAX), Ok(()));
+    assert_eq!(at(ts - AHEAD_MS_MAX - 1), Err("event_time_implausible"));
+    for no_time in [-1, 0, 5] {
+        assert_eq!(at(no_time), Ok(()), "a log that does not tell the time judges nobody");
+    }
+    assert_eq!(at(i64::MAX), Ok(()));
+}
+
 #[test]
 fn values_are_limited_in_size() {
     let padded = |bytes: usize| {
