@@ -148,9 +148,9 @@ fn edge_reachable(c: &Config) -> Option<String> {
     // What is no address is told as such.
     let addr: SocketAddr = c.edge.listen.parse().ok()?;
     (!addr.ip().is_loopback() && !c.edge.options.allow_remote).then(|| {
-        "edge.listen is an address that other machines reach, and there are no rights yet: everyone would see every \
-         vehicle"
-            .to_owned()
+        format!(
+            "edge.listen = {addr} is reached by other machines, and there are no rights yet: all would see all vehicles"
+        )
     })
 }
 
