@@ -1,0 +1,101 @@
+//! The two readers of results, each on a thread of its own.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::now_us;
+
+/// The edge's window, as its default says.
+const WINDOW_MS: u64 = 500;
+
+/// Latencies in microseconds.
+#[derive(Default)]
+pub struct Latencies(Mutex<Vec<u64>>);
+
+impl Latencies {
+    fn add(&self, many: impl Iterator<Item = u64>) {
+        self.0.lock().unwrap().extend(many);
+    }
+
+    /// Forgets what came before.
+    pub fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    /// Prints how many there are and how they are spread.
+    pub fn print(&self, what: &str, time: Duration) {
+        let mut all = self.0.lock().unwrap().clone();
+        all.sort_unstable();
+        if all.is_empty() {
+            println!("  {what:<36} nothing came");
+            return;
+        }
+        let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize] as f64 / 1e3;
+        let per_s = all.len() as f64 / time.as_secs_f64();
+        println!(
+            "  {what:<36} {per_s:8.0} rows/s  p50 {:6.1}  p90 {:6.1}  p99 {:6.1}  max {:6.1} ms",
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            at(1.0)
+        );
+    }
+}
+
+/// The numbers that stand behind a field's name in JSON text.
+fn numbers<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = u64> + 'a {
+    text.match_indices(name).filter_map(move |(at, _)| {
+        let digits = &text[at + name.len()..];
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        digits[..end].parse().ok()
+    })
+}
+
+/// Hears what Redis publishes.
+pub fn to_redis(url: &str, latencies: &Arc<Latencies>) {
+    let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
+    let latencies = latencies.clone();
+    let hear = move || {
+        let mut heard = connection.as_pubsub();
+        heard.psubscribe("hs:1:delta:*").unwrap();
+        loop {
+            let message: String = heard.get_message().unwrap().get_payload().unwrap();
+            let now = now_us();
+            latencies.add(numbers(&message, "\"seq\":").map(|sent| now.saturating_sub(sent)));
+        }
+    };
+    std::thread::Builder::new().name("redis".into()).spawn(hear).unwrap();
+}
+
+/// Hears what the edge sends to a client that wants every vehicle.
+pub fn to_edge(url: &str, latencies: &Arc<Latencies>) {
+    let (url, latencies) = (format!("{}/realtime/ws", url.replace("http://", "ws://")), latencies.clone());
+    let hear = async move {
+        let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        let (mut send, mut heard) = socket.split();
+        let subscribe = r#"{"type":"subscribe","id":"1","stream":"vehicle_state"}"#;
+        send.send(Message::text(subscribe)).await.unwrap();
+        while let Some(message) = heard.next().await {
+            let Ok(Message::Text(text)) = message else { continue };
+            if !text.starts_with(r#"{"type":"delta""#) {
+                continue;
+            }
+            let now = now_us();
+            // The first is that of the frame.
+            let versions = numbers(&text, "\"version\":").skip(1);
+            latencies.add(versions.map(|version| {
+                let window_end_ms = version.div_ceil(WINDOW_MS) * WINDOW_MS;
+                now.saturating_sub(window_end_ms * 1_000)
+            }));
+        }
+        panic!("the edge has closed the connection");
+    };
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(hear);
+    };
+    std::thread::Builder::new().name("edge".into()).spawn(work).unwrap();
+}

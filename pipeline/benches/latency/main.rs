@@ -1,0 +1,105 @@
+//! How late results are: from the moment a message is given to the producer to the Redis message that tells of it, and to the
+//! WebSocket frame with it, less the time for which the edge gathers changes. The real program on a real Kafka and Redis, all on
+//! this machine; first with references that change ten times a second, then with reference topics that are silent.
+//!
+//! `cargo bench -p pipeline --bench latency [-- rate=20000 seconds=60 vehicles=100000]`
+
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on has to end")]
+
+#[allow(dead_code, reason = "tests use the rest")]
+#[path = "../../tests/it"]
+mod it {
+    pub mod program;
+    pub mod services;
+}
+use it::{program, services};
+
+mod fleet;
+mod listen;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use program::Program;
+use services::redis;
+use tempfile::TempDir;
+
+use fleet::Fleet;
+use listen::Latencies;
+
+/// Time before anything is measured.
+const WARM: Duration = Duration::from_secs(10);
+
+fn main() {
+    let number = |name: &str, default: u64| {
+        let given = std::env::args().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        given.unwrap_or(default)
+    };
+    let (rate, vehicles) = (number("rate", 20_000), number("vehicles", 100_000));
+    let time = Duration::from_secs(number("seconds", 60));
+    let fleet = Fleet::new(vehicles);
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("fleet.toml");
+    let redis_url = redis().database();
+    std::fs::write(&file, fleet.configuration(&redis_url)).unwrap();
+    let program = Program::start(&["--config", file.to_str().unwrap()]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (redis, edge) = (Arc::new(Latencies::default()), Arc::new(Latencies::default()));
+    listen::to_redis(&redis_url, &redis);
+    listen::to_edge(&program.url, &edge);
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| fleet.send(rate, &stop));
+        for (what, changes_per_s) in [("references change 10 times a second", 10), ("references silent", 0)] {
+            let changing = Arc::new(AtomicBool::new(true));
+            let handle = scope.spawn({
+                let (fleet, changing) = (&fleet, changing.clone());
+                move || fleet.change(changes_per_s, &changing)
+            });
+            wait(WARM);
+            redis.clear();
+            edge.clear();
+            let cpu_s = cpu_s(program.pid());
+            wait(time);
+            let cores = (self::cpu_s(program.pid()) - cpu_s) / time.as_secs_f64();
+            println!("{rate} messages a second, {vehicles} vehicles, {what}; the program takes {cores:.2} cores:");
+            redis.print("producer to Redis message", time);
+            edge.print("end of the edge's window to frame", time);
+            changing.store(false, Ordering::Relaxed);
+            handle.join().unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        println!("producer: at most {:.1} ms behind its plan", sending.join().unwrap());
+    });
+    println!("resident memory of the program: {} MB", resident_mb(program.pid()));
+    assert_eq!(program.stop(), Some(0));
+}
+
+#[expect(clippy::disallowed_methods, reason = "a measurement lasts as long as it is told to")]
+fn wait(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Microseconds since the epoch.
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
+}
+
+fn cpu_s(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    ticks as f64 / 100.0
+}
+
+fn resident_mb(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4_096 / 1_000_000
+}
+
+/// Waits until `at` on the clock that does not jump.
+fn until(at: Instant) {
+    if let Some(left) = at.checked_duration_since(Instant::now()) {
+        wait(left);
+    }
+}
