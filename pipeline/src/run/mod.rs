@@ -21,9 +21,8 @@ use crate::metrics;
 use inputs::Inputs;
 pub(crate) use inputs::open_log;
 use outputs::Outputs;
+pub(crate) use outputs::{clickhouse_sink, redis_sink};
 
-/// How long the sinks may take to write what is left when the process stops.
-const DRAIN_MAX: Duration = Duration::from_secs(8);
 /// How often the process looks at itself.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -35,7 +34,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let figures = admin::install_metrics().map_err(|why| format!("cannot keep metrics: {why}"))?;
     let readiness = Readiness::default();
     let caught_up = readiness.condition("input", "nothing has been read yet");
-    let (edge, edge_sink) = Edge::new(settings::edge(&config));
+    let (edge, edge_sink) = Edge::new(config.edge.options.clone());
     let (fatal, refused) = mpsc::channel(16);
     let mut inputs = Inputs::open(&config)?;
     let gate = sources::listen::routes(inputs.gate(&config)?);
@@ -62,7 +61,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     inputs.stop();
     job.stop();
     let ended = tokio::task::spawn_blocking(move || job.join()).await.map_err(|why| why.to_string())?;
-    let left = outputs.drain(DRAIN_MAX).await;
+    let left = outputs.drain(Duration::from_millis(config.run.drain_ms_max)).await;
     stop_server.send_replace(true);
     // It has a limit of its own for clients that do not take their leave.
     let _ = serving.await;
