@@ -16,7 +16,7 @@ use operators::vehicle_state::vehicle_state;
 use operators::window::{self, window};
 use sinks::run::{Feed, Route};
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::operators::{Concat, Input};
+use timely::dataflow::operators::{Concat, Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle, Stream};
 use timely::worker::Worker;
 
@@ -70,6 +70,8 @@ type Handle = InputHandle<Tick, CapacityContainerBuilder<Batch>>;
 pub struct Inputs {
     streams: BTreeMap<Topic, Handle>,
     rejected: Option<Handle>,
+    /// The least frontier of all workers' inputs.
+    everywhere: ProbeHandle<Tick>,
 }
 
 impl Inputs {
@@ -116,6 +118,14 @@ impl Inputs {
     pub fn frontier(&self) -> Option<Tick> {
         self.streams.values().map(|input| *input.time()).min()
     }
+
+    /// Whether no other worker's inputs are further behind. The outputs' frontier does not tell: operators that put changes
+    /// of an interval together keep it back although all inputs have moved on.
+    #[must_use]
+    pub fn hold_back(&self) -> bool {
+        let everywhere = self.everywhere.with_frontier(|frontier| frontier.first().copied());
+        self.frontier().is_some_and(|own| everywhere.is_none_or(|least| own <= least))
+    }
 }
 
 /// Builds the dataflow on this worker. The probe passes a tick once every sink has been handed all rows before it.
@@ -129,9 +139,10 @@ pub fn build(
     let index = worker.index();
     let inputs = worker.dataflow::<Tick, _, _>(|scope| {
         let mut handles = BTreeMap::new();
+        let everywhere = ProbeHandle::new();
         let mut input = |topic: Topic| {
             let mut handle = Handle::new_with_builder();
-            let stream = scope.input_from(&mut handle);
+            let stream = scope.input_from(&mut handle).probe_with(&everywhere);
             handles.insert(topic, handle);
             stream
         };
@@ -146,7 +157,7 @@ pub fn build(
         let rejected = scope.input_from(&mut rejected_handle);
         let graph = Graph { index, outputs, probe: probe.clone() };
         main_job(&graph, telemetry, references, rejected, options, counters);
-        Inputs { streams: handles, rejected: Some(rejected_handle) }
+        Inputs { streams: handles, rejected: Some(rejected_handle), everywhere }
     });
     (inputs, probe)
 }

@@ -171,14 +171,13 @@ impl<I: Intake> Loop<I> {
         self.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Tick::MAX))
     }
 
-    /// Whether no more should be taken in for now. The worker that holds the dataflow's frontier back may always go on:
-    /// nobody else could.
+    /// Whether no more should be taken in for now. The worker whose inputs are furthest behind may always go on: nobody else
+    /// could move the dataflow's frontier.
     fn is_full(&self, in_flight: &InFlight) -> bool {
         let sinks = self.outputs.iter().any(|output| output.feed.is_full());
         if sinks {
             return true;
         }
-        let holds_back = self.inputs.frontier().is_some_and(|least| least <= self.frontier());
-        in_flight.rows > self.in_flight_rows_max && !holds_back
+        in_flight.rows > self.in_flight_rows_max && !self.inputs.hold_back()
     }
 }

@@ -221,7 +221,8 @@ fn answer(log: &Arc<EmbeddedLog>, workers: usize, batch_rows_max: usize) -> BTre
     let origin = Embedded { log: log.clone(), topics, options: options(batch_rows_max), until: Some(until) };
     let settings = Settings {
         workers,
-        in_flight_rows_max: 500,
+        // Fewer than come within an interval of the windows: a worker that waited for these to close would wait for ever.
+        in_flight_rows_max: 5,
         capacity: Capacity { rows_max: 200, bytes_max: 1 << 20 },
         topology: topology::Options {
             deduplicate_ms: Some(3_600_000),
