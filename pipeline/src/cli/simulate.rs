@@ -357,6 +357,7 @@ fn counts(counts: &simulator::Counts) -> Value {
         "changes": counts.changes,
         "messages": counts.messages,
         "distinct": counts.distinct,
+        "devices": counts.devices,
         "late": counts.late,
         "out_of_order": counts.out_of_order,
         "lost_link": counts.lost_link,

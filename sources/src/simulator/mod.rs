@@ -88,6 +88,8 @@ pub struct Counts {
     pub lost_link: u64,
     /// Of these: with a wrong clock.
     pub wrong_clock: u64,
+    /// Trackers that sent a good message.
+    pub devices: u64,
     /// Copies of good messages.
     pub duplicates: u64,
     /// Telemetry records to be refused.
@@ -238,7 +240,6 @@ impl Simulator {
             Fate::Twice(due_ms) if self.held.len() < HELD_MAX => self.hold(held(Kind::Duplicate, due_ms)),
             _ => {}
         }
-        self.vehicles[index as usize].heard_of = true;
         self.write(&held(Kind::OnTime, now_ms));
         true
     }
@@ -261,6 +262,8 @@ impl Simulator {
         }
         if message.kind != Kind::Duplicate {
             counts.distinct += 1;
+            let vehicle = &mut self.vehicles[message.index as usize];
+            counts.devices += u64::from(!std::mem::replace(&mut vehicle.heard_of, true));
             counts.wrong_clock += u64::from(message.wrong_clock);
         }
         self.key.clear();

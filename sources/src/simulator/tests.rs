@@ -119,6 +119,7 @@ fn counts_are_what_a_decoder_finds() {
     assert_eq!(codes.values().sum::<u64>(), counts.garbage);
     assert_eq!(codes.len(), 7, "every kind of garbage: {codes:?}");
     assert_eq!((distinct.len() as u64, copies), (counts.distinct, counts.duplicates));
+    assert_eq!(counts.devices, last.len() as u64);
     assert_eq!(counts.messages, counts.distinct + counts.duplicates + counts.garbage);
     assert_eq!(counts.distinct + counts.garbage, 100_000, "each slot is a message");
     assert_eq!(references, counts.references + counts.changes);
