@@ -65,7 +65,7 @@ fn batch(range: std::ops::Range<usize>, round: u64) -> RecordBatch {
 
 fn options() -> Options {
     serde_json::from_value(serde_json::json!({
-        "allow_remote": false, "origins": [], "server_id": "bench", "http_connections_max": 10_000,
+        "allow_remote": false, "origins": "", "server_id": "bench", "http_connections_max": 10_000,
         "head_ms_max": 10_000, "stall_ms_max": 60_000, "send_buffer_bytes": 262_144, "snapshots_max": 32,
         "snapshot_ms_max": 60_000, "connections_max": 10_000, "subscriptions_max": 50, "vehicles_max": 10_000,
         "message_bytes_max": 65_536, "messages_per_minute_max": 100, "strikes_max": 10, "outbox_bytes_max": 262_144,

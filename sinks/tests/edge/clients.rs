@@ -25,7 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Options with every limit as documented, but deltas every 20 ms.
 pub fn options(changes: Value) -> Options {
     let mut options = json!({
-        "allow_remote": false, "origins": [], "server_id": "test", "http_connections_max": 2000, "head_ms_max": 10_000,
+        "allow_remote": false, "origins": "", "server_id": "test", "http_connections_max": 2000, "head_ms_max": 10_000,
         "stall_ms_max": 60_000, "send_buffer_bytes": 65_536, "snapshots_max": 32, "snapshot_ms_max": 60_000,
         "connections_max": 1000, "subscriptions_max": 50, "vehicles_max": 10_000, "message_bytes_max": 65_536,
         "messages_per_minute_max": 100, "strikes_max": 10, "outbox_bytes_max": 262_144, "slow_ms": 30_000,

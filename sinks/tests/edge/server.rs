@@ -32,7 +32,7 @@ async fn it_refuses_to_listen_for_others_until_told_so() {
 
 #[tokio::test]
 async fn foreign_origins_and_protocols_are_refused() {
-    let (server, _fleet) = Running::start(json!({ "origins": ["https://fleet.example.com"] }));
+    let (server, _fleet) = Running::start(json!({ "origins": "https://fleet.example.com" }));
     let addr = server.addr;
     let own = format!("http://{addr}");
     let cases: [(&[(&'static str, &str)], Option<(u16, &str)>); 7] = [
