@@ -52,6 +52,10 @@ impl Intake for Receiver {
             Err(Nothing::Ever) => Next::Ended,
         }
     }
+
+    fn press(&mut self, pressed: bool) {
+        Receiver::press(self, pressed);
+    }
 }
 
 impl Job {
@@ -74,13 +78,13 @@ impl Job {
             let (stop, failure, progress) = &shared;
             let (index, peers) = (worker.index(), worker.peers());
             let counters = Counters::default();
-            let (inputs, probe) = topology::build(worker, settings.topology, &outputs, &counters);
+            let (inputs, probes) = topology::build(worker, settings.topology, &outputs, &counters);
             let intake = read(index, peers, settings.capacity, origin.clone(), stop.clone(), failure.clone());
             let report = report.clone();
             let work = Loop {
                 intake,
                 inputs,
-                probe,
+                probes,
                 outputs: outputs.clone(),
                 in_flight_rows_max: settings.in_flight_rows_max,
                 stop: stop.clone(),

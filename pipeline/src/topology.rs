@@ -128,14 +128,18 @@ impl Inputs {
     }
 }
 
-/// Builds the dataflow on this worker. The probe passes a tick once every sink has been handed all rows before it.
-pub fn build(
-    worker: &mut Worker,
-    options: Options,
-    outputs: &[Output],
-    counters: &Counters,
-) -> (Inputs, ProbeHandle<Tick>) {
-    let probe = ProbeHandle::new();
+/// How far the dataflow is, over all workers.
+pub struct Probes {
+    /// Passes a tick once every sink has been handed all rows before it.
+    pub handed_over: ProbeHandle<Tick>,
+    /// Passes a tick once no operator holds an event before it. Windows and gathered changes, which keep sums and the newest
+    /// rows for their interval, do not hold it back.
+    pub worked_off: ProbeHandle<Tick>,
+}
+
+/// Builds the dataflow on this worker.
+pub fn build(worker: &mut Worker, options: Options, outputs: &[Output], counters: &Counters) -> (Inputs, Probes) {
+    let probes = Probes { handed_over: ProbeHandle::new(), worked_off: ProbeHandle::new() };
     let index = worker.index();
     let inputs = worker.dataflow::<Tick, _, _>(|scope| {
         let mut handles = BTreeMap::new();
@@ -155,18 +159,18 @@ pub fn build(
         };
         let mut rejected_handle = Handle::new_with_builder();
         let rejected = scope.input_from(&mut rejected_handle);
-        let graph = Graph { index, outputs, probe: probe.clone() };
+        let graph = Graph { index, outputs, probes: &probes };
         main_job(&graph, telemetry, references, rejected, options, counters);
         Inputs { streams: handles, rejected: Some(rejected_handle), everywhere }
     });
-    (inputs, probe)
+    (inputs, probes)
 }
 
 /// The way from streams to sinks.
 struct Graph<'a> {
     index: usize,
     outputs: &'a [Output],
-    probe: ProbeHandle<Tick>,
+    probes: &'a Probes,
 }
 
 impl Graph<'_> {
@@ -177,7 +181,7 @@ impl Graph<'_> {
     fn put(&self, stream: Stream<'_, Tick, Batch>, name: &'static str, kind: Kind, conflated: Option<bool>) {
         let chosen = self.outputs.iter().filter(|output| conflated.is_none_or(|wanted| output.conflated == wanted));
         let feeds: Vec<Feed> = chosen.map(|output| output.feed.clone()).filter(|feed| takes(feed, name)).collect();
-        tap(stream, name, kind, self.index, feeds, &self.probe);
+        tap(stream, name, kind, self.index, feeds, &self.probes.handed_over);
     }
 }
 
@@ -199,11 +203,13 @@ fn main_job<'s>(
         None => events,
     };
     let links = link(references);
+    let worked_off = &graph.probes.worked_off;
+    let links = links.probe_with(worked_off);
     let windows = graph.wanted("company_minute");
     let mut refused = rejected;
 
     if windows || graph.wanted("telemetry_enriched") {
-        let enriched = enrich(events.clone(), links.clone(), counters.clone());
+        let enriched = enrich(events.clone(), links.clone(), counters.clone()).probe_with(worked_off);
         if windows {
             let company_minute = window(enriched.clone(), options.window, counters.clone());
             graph.put(company_minute.table, "company_minute", Kind::Upsert, None);
@@ -213,9 +219,10 @@ fn main_job<'s>(
     }
     if graph.wanted("vehicle_state") || graph.wanted("vehicle_events") {
         let connectivity = silence(events.clone(), links.clone(), options.silence);
-        graph.put(connectivity.events, "vehicle_events", Kind::Append, None);
+        graph.put(connectivity.events.probe_with(worked_off), "vehicle_events", Kind::Append, None);
         if graph.wanted("vehicle_state") {
-            let state = vehicle_state(events, links.clone(), connectivity.table, counters.clone());
+            let state =
+                vehicle_state(events, links.clone(), connectivity.table, counters.clone()).probe_with(worked_off);
             if graph.outputs.iter().any(|output| output.conflated && takes(&output.feed, "vehicle_state")) {
                 let conflated = conflate(state.clone(), "vehicle_id", options.conflate_ms);
                 graph.put(conflated, "vehicle_state", Kind::Upsert, Some(true));

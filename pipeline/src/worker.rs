@@ -15,7 +15,7 @@ use sources::Delivery;
 use timely::dataflow::ProbeHandle;
 use timely::worker::Worker;
 
-use crate::topology::{Inputs, Output};
+use crate::topology::{Inputs, Output, Probes};
 
 /// Longest sleep: how late a worker notices a stop signal or a sink that has caught up.
 const PARK_MAX: Duration = Duration::from_millis(2);
@@ -30,6 +30,9 @@ const QUIET_ROUNDS: u32 = 25;
 pub trait Intake {
     /// The next delivery, if one is there.
     fn next(&mut self) -> Next;
+
+    /// Tells whether more rows are in flight than should be.
+    fn press(&mut self, pressed: bool);
 }
 
 /// What an [`Intake`] has.
@@ -47,7 +50,7 @@ pub enum Next {
 pub struct Progress {
     /// The probe's frontier: every sink was handed all rows before it. `Tick::MAX` when all input has ended.
     pub frontier: AtomicU64,
-    /// Rows taken in and not yet passed by the probe.
+    /// Rows taken in that operators still hold.
     pub in_flight_rows: AtomicU64,
     /// Rows taken in since the start.
     pub rows: AtomicU64,
@@ -59,8 +62,8 @@ pub struct Loop<I> {
     pub intake: I,
     /// The dataflow's inputs.
     pub inputs: Inputs,
-    /// Passes a tick once all sinks were handed its rows.
-    pub probe: ProbeHandle<Tick>,
+    /// How far the dataflow is.
+    pub probes: Probes,
     /// The sinks' ends, for back-pressure.
     pub outputs: Vec<Output>,
     /// Rows that may be in flight before no more are taken in.
@@ -128,8 +131,9 @@ impl<I: Intake> Loop<I> {
                 worker.step_or_park(Some(PARK_MAX));
                 worker.step();
             }
-            let frontier = self.frontier();
-            in_flight.passed(frontier);
+            let frontier = least(&self.probes.handed_over);
+            in_flight.passed(least(&self.probes.worked_off));
+            self.intake.press(in_flight.rows > self.in_flight_rows_max);
             self.progress.frontier.store(frontier, Ordering::Release);
             self.progress.in_flight_rows.store(in_flight.rows as u64, Ordering::Relaxed);
             rounds += 1;
@@ -167,10 +171,6 @@ impl<I: Intake> Loop<I> {
         }
     }
 
-    fn frontier(&self) -> Tick {
-        self.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Tick::MAX))
-    }
-
     /// Whether no more should be taken in for now. The worker whose inputs are furthest behind may always go on: nobody else
     /// could move the dataflow's frontier.
     fn is_full(&self, in_flight: &InFlight) -> bool {
@@ -180,4 +180,9 @@ impl<I: Intake> Loop<I> {
         }
         in_flight.rows > self.in_flight_rows_max && !self.inputs.hold_back()
     }
+}
+
+/// The first tick that may still come out.
+fn least(probe: &ProbeHandle<Tick>) -> Tick {
+    probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Tick::MAX))
 }

@@ -97,6 +97,10 @@ struct Shared {
     lanes: Vec<Lane>,
     queue_rows: AtomicU64,
     queue_bytes: AtomicU64,
+    /// Workers: messages sent to the task.
+    sent: AtomicU64,
+    /// Task: messages after which nothing could be written before a frontier moves.
+    starved_after: AtomicU64,
 }
 
 impl Shared {
@@ -158,8 +162,13 @@ impl Feed {
         lane.pushed.fetch_add(count, Ordering::Release);
         self.shared.queue_rows.fetch_add(count, Ordering::Relaxed);
         self.shared.queue_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.send(Message::Rows(index, Pushed { rows, tick_min, tick_max, bytes }));
+    }
+
+    fn send(&self, message: Message) {
+        self.shared.sent.fetch_add(1, Ordering::Relaxed);
         // Fails only once the task has ended, when the process is ending too: the rows stay counted as unwritten.
-        let _ = self.queue.send(Message::Rows(index, Pushed { rows, tick_min, tick_max, bytes }));
+        let _ = self.queue.send(message);
     }
 
     /// Tells that every row of `stream` from `worker` before `upto` was pushed. `Tick::MAX`: there will be no more.
@@ -176,7 +185,7 @@ impl Feed {
         let told = lane.told.load(Ordering::Relaxed);
         if told <= lane.newest.load(Ordering::Relaxed) && lane.pushed.load(Ordering::Relaxed) > 0 {
             lane.told.store(upto, Ordering::Relaxed);
-            let _ = self.queue.send(Message::Closed(index, upto));
+            self.send(Message::Closed(index, upto));
         }
     }
 
@@ -207,10 +216,13 @@ impl Feed {
         self.shared.queue_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether the worker should take in no more until some of it is written.
+    /// Whether the worker should take in no more until some of it is written. Never while the sink itself waits for a
+    /// frontier: that moves only as workers take more in.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.queued_bytes() >= self.shared.queue_bytes_max as u64
+        let shared = &self.shared;
+        let starved = || shared.starved_after.load(Ordering::Relaxed) == shared.sent.load(Ordering::Relaxed);
+        self.queued_bytes() >= shared.queue_bytes_max as u64 && !starved()
     }
 
     /// Name of the sink.
@@ -288,6 +300,8 @@ pub fn start<S: Sink>(
         lanes,
         queue_rows: AtomicU64::new(0),
         queue_bytes: AtomicU64::new(0),
+        sent: AtomicU64::new(0),
+        starved_after: AtomicU64::new(u64::MAX),
     });
     #[expect(clippy::disallowed_methods, reason = "bounded by `queue_bytes`, at which the worker stops its intake")]
     let (queue, received) = mpsc::unbounded_channel();

@@ -29,6 +29,12 @@ pub trait Outlet: Send {
     /// # Errors
     /// The worker is gone: the reader should end.
     fn send(&mut self, delivery: Delivery) -> Result<(), Closed>;
+
+    /// Whether the worker holds more rows than it should and needs those of the slowest partitions to let them go: the
+    /// reader should bring nothing else.
+    fn is_pressed(&self) -> bool {
+        false
+    }
 }
 
 /// The worker has ended.

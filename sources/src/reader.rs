@@ -242,7 +242,8 @@ impl<L: PartitionedLog, O: Outlet, C: Clock> Reader<L, O, C> {
         for index in &order {
             let behind = self.partitions.iter().filter(|p| p.state == State::Behind);
             let slowest = behind.map(|p| p.clock.frontier()).min();
-            let limit = slowest.map_or(Tick::MAX, |tick| tick.saturating_add(self.options.ahead_ms_max));
+            let ahead_ms = if self.outlet.is_pressed() { 0 } else { self.options.ahead_ms_max };
+            let limit = slowest.map_or(Tick::MAX, |tick| tick.saturating_add(ahead_ms));
             if self.partitions[*index].clock.frontier() > limit {
                 continue;
             }

@@ -107,8 +107,8 @@ fn main() {
     timely::execute_directly(move |worker| {
         let options = settings::job(&config::load(None, Vec::new()).unwrap().config).topology;
         let counters = Counters::default();
-        let (mut inputs, probe) = topology::build(worker, options, &outputs, &counters);
-        run(worker, &mut inputs, &probe, vehicles, &ticks);
+        let (mut inputs, probes) = topology::build(worker, options, &outputs, &counters);
+        run(worker, &mut inputs, &probes.handed_over, vehicles, &ticks);
     });
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Task<S> {
     tell_opened: watch::Sender<bool>,
     fatal: mpsc::Sender<Fatal>,
     gathers: Vec<Gather>,
+    /// Messages received.
+    messages: u64,
     /// Whether the sink has to be opened before the next attempt.
     shut: bool,
 }
@@ -48,7 +50,7 @@ impl<S: Sink> Task<S> {
         let name = sink.name();
         let lane = |route| (0..shared.workers).map(move |worker| Gather::new(route, worker));
         let gathers = shared.routes.iter().flat_map(|&route| lane(route)).collect();
-        Self { sink, name, options, shared, received, stopping, tell_opened, fatal, gathers, shut: true }
+        Self { sink, name, options, shared, received, stopping, tell_opened, fatal, gathers, messages: 0, shut: true }
     }
 
     pub(super) async fn run(mut self) {
@@ -95,6 +97,9 @@ impl<S: Sink> Task<S> {
                 return Ok(());
             }
             let due = self.gathers.iter().filter_map(|gather| gather.due(&self.options)).min();
+            if due.is_none() {
+                self.shared.starved_after.store(self.messages, Ordering::Relaxed);
+            }
             tokio::select! {
                 message = self.received.recv() => match message {
                     Some(message) => self.accept(message, Instant::now()),
@@ -125,6 +130,7 @@ impl<S: Sink> Task<S> {
     }
 
     fn accept(&mut self, message: Message, now: Instant) {
+        self.messages += 1;
         match message {
             Message::Closed(index, upto) => self.gathers[index].close(upto, now),
             Message::Rows(index, pushed) => {

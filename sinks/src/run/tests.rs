@@ -374,6 +374,17 @@ fn a_worker_never_waits_and_stops_its_intake_at_the_limit() {
 }
 
 #[test]
+fn a_sink_that_waits_for_the_frontier_does_not_stop_the_intake() {
+    let runtime = runtime();
+    let _inside = runtime.enter();
+    let life = bench(Arc::default(), Options { queue_bytes_max: 20_000, ..options() });
+    (0..100).for_each(|tick| life.feed.push("events", 0, events(&[(tick as i64, tick)])));
+    wait("more than fits waits for the frontier", || life.feed.queued_bytes() > 20_000 && !life.feed.is_full());
+    life.feed.close("events", 0, 100);
+    wait("all is written", || life.feed.queued_rows() == 0);
+}
+
+#[test]
 fn a_frontier_that_closes_nothing_is_durable_at_once() {
     let runtime = runtime();
     let _inside = runtime.enter();

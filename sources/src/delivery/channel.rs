@@ -2,6 +2,7 @@
 //! delivery that is larger than the limit passes alone.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,12 @@ pub struct Capacity {
 /// A channel of this capacity. `wake` is called, from the reader's thread, whenever something was put into the empty
 /// channel and when the reader has ended: it should make the worker look.
 pub fn channel(capacity: Capacity, wake: impl Fn() + Send + Sync + 'static) -> (Sender, Receiver) {
-    let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), wake: Box::new(wake) });
+    let shared = Arc::new(Shared {
+        queue: Mutex::default(),
+        changed: Condvar::new(),
+        wake: Box::new(wake),
+        pressed: AtomicBool::new(false),
+    });
     let sender = Sender {
         shared: shared.clone(),
         capacity,
@@ -39,6 +45,7 @@ struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
     wake: Box<dyn Fn() + Send + Sync>,
+    pressed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -99,6 +106,10 @@ impl Outlet for Sender {
         }
         Ok(())
     }
+
+    fn is_pressed(&self) -> bool {
+        self.shared.pressed.load(Ordering::Relaxed)
+    }
 }
 
 impl Queue {
@@ -156,6 +167,11 @@ impl Receiver {
         let empty = |queue: &mut Queue| queue.deliveries.is_empty() && !queue.closed;
         drop(self.shared.changed.wait_timeout_while(queue, timeout, empty));
         self.try_recv()
+    }
+
+    /// Tells the reader whether the worker holds more than it should: see [`Outlet::is_pressed`].
+    pub fn press(&self, pressed: bool) {
+        self.shared.pressed.store(pressed, Ordering::Relaxed);
     }
 
     /// Rows and bytes that wait.

@@ -180,6 +180,8 @@ struct Seen {
     delays: Vec<u64>,
     clock: Option<Time>,
     ahead_ms_max: Option<u64>,
+    /// As a worker says that holds more than it should.
+    pressed: bool,
     left: BTreeMap<(Stream, i32), usize>,
 }
 
@@ -239,6 +241,10 @@ impl Outlet for Checked {
         }
         Ok(())
     }
+
+    fn is_pressed(&self) -> bool {
+        self.0.lock().expect("no test thread panicked").pressed
+    }
 }
 
 /// Records of a few partitions; gaps between append times are small or long, and now and then go back.
@@ -291,6 +297,7 @@ proptest! {
     #[test]
     fn a_backlog_gives_the_same_rows_however_it_is_read(
         stored in stored(), seed in 1..u64::MAX, exact: bool, rows_max in 1..100usize, ahead in 0..3_000u64,
+        pressed: bool,
     ) {
         let time = Time::at(START_MS + 100_000_000);
         let log = Scripted::new(time.clone(), &stored, Whims { seed, exact });
@@ -298,7 +305,8 @@ proptest! {
         let checked = Checked::default();
         {
             let mut seen = checked.0.lock().expect("nobody panicked");
-            (seen.left, seen.ahead_ms_max) = (left(&stored), Some(ahead));
+            (seen.left, seen.pressed) = (left(&stored), pressed);
+            seen.ahead_ms_max = Some(if pressed { 0 } else { ahead });
         }
         let options = Options { batch_rows_max: rows_max, ahead_ms_max: ahead, ..options() };
         let stop = Arc::new(AtomicBool::new(false));
