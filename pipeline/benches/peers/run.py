@@ -30,10 +30,10 @@ def say(text):
 
 def our_program():
     """Builds it; its path."""
-    command = ["cargo", "build", "--profile", "bench", "-p", "pipeline", "--bench", "peers", "--message-format=json"]
+    command = ["cargo", "build", "--release", "--workspace", "--bench", "peers", "--message-format=json"]
     built = subprocess.run(command, cwd=HERE, check=True, stdout=subprocess.PIPE, text=True).stdout
-    paths = [json.loads(line).get("executable") for line in built.splitlines() if '"executable":"' in line]
-    return paths[-1]
+    messages = [json.loads(line) for line in built.splitlines() if '"executable":"' in line]
+    return next(message["executable"] for message in messages if message["target"]["name"] == "peers")
 
 
 def copied(folder, work):
@@ -104,7 +104,7 @@ def main():
     parser.add_argument("--no-setup", action="store_true", help="engines are built and the broker runs")
     given = parser.parse_args()
     program = our_program()
-    peers = copied(given.folder.resolve(), given.work) if not given.no_setup else given.work / "peers"
+    peers = copied(given.folder.resolve(), given.work)
     environment = {**os.environ, "HAULSTREAM_PEER": program}
     if not given.no_setup:
         subprocess.run(["bash", "run.sh", "setup"], cwd=peers, check=True)
