@@ -79,7 +79,12 @@ pub fn to_edge(url: &str, latencies: &Arc<Latencies>) {
         let subscribe = r#"{"type":"subscribe","id":"1","stream":"vehicle_state"}"#;
         send.send(Message::text(subscribe)).await.unwrap();
         while let Some(message) = heard.next().await {
-            let Ok(Message::Text(text)) = message else { continue };
+            let text = match message {
+                Ok(Message::Text(text)) => text,
+                Ok(Message::Close(why)) => panic!("the edge has closed the connection: {why:?}"),
+                Err(why) => panic!("the connection is gone: {why}"),
+                Ok(_) => continue,
+            };
             if !text.starts_with(r#"{"type":"delta""#) {
                 continue;
             }
@@ -91,7 +96,7 @@ pub fn to_edge(url: &str, latencies: &Arc<Latencies>) {
                 now.saturating_sub(window_end_ms * 1_000)
             }));
         }
-        panic!("the edge has closed the connection");
+        panic!("the edge has left");
     };
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
