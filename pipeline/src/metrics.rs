@@ -10,7 +10,7 @@ use crate::worker::Progress;
 pub enum Metric {
     /// Telemetry rows taken in.
     Rows,
-    /// Rows in the dataflow.
+    /// Rows that operators hold.
     InFlight,
     /// Frontier of the outputs.
     Frontier,
@@ -75,7 +75,7 @@ impl Metric {
     pub fn help(self) -> &'static str {
         match self {
             Metric::Rows => "Telemetry rows that the worker took in.",
-            Metric::InFlight => "Rows taken in that the sinks' queues were not yet handed.",
+            Metric::InFlight => "Rows taken in that operators still hold.",
             Metric::Frontier => "Tick before which the sinks' queues were handed everything, as time since the epoch.",
             Metric::Events => "Events that came to deduplication.",
             Metric::Duplicates => "Events removed because they came before.",

@@ -59,22 +59,13 @@ fn cpu_s() -> f64 {
 
 fn simulation(messages: u64) -> Simulator {
     let options = simulator::Options {
-        vehicles: 100_000,
-        rate_per_s: 0.0,
-        interval_ms: 1_000,
         messages_max: messages,
-        seed: 1,
-        countries: Vec::new(),
         late_pct: 1.0,
         late_ms_max: 10_000,
         duplicate_pct: 0.1,
         garbage_pct: 0.1,
-        out_of_order_pct: 0.0,
-        lost_link_pct: 0.0,
-        wrong_clock_pct: 0.0,
-        stuck_pct: 0.0,
-        changes_per_s: 0.0,
         stamp_server_time: true,
+        ..simulator::Options::undisturbed(100_000, 1)
     };
     Simulator::new(options, system_clock()() as i64).expect("good options")
 }

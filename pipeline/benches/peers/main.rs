@@ -26,8 +26,8 @@ use pipeline::run::settings;
 use pipeline::topology::{Output, routes};
 use sinks::kafka::{self, KafkaSink, Target, Topic};
 use sinks::run::{Feed, Options, Running, start};
+use sources::Delivery;
 use sources::delivery::{Nothing, Receiver, channel};
-use sources::{Delivery, SourceError};
 
 use discard::Discard;
 use renamed::Renamed;
@@ -92,7 +92,7 @@ impl Work<'_> {
     fn decode(&self) {
         let origin = Arc::new(self.origin(&[Stream::Telemetry]));
         let rows = Arc::new(AtomicU64::new(0));
-        let progress = show_progress({
+        show_progress({
             let rows = rows.clone();
             move || rows.load(Ordering::Relaxed)
         });
@@ -110,8 +110,8 @@ impl Work<'_> {
                 })
             })
             .collect();
-        readers.into_iter().for_each(|reader| ended(reader.join().unwrap()));
-        progress.end(rows.load(Ordering::Relaxed));
+        readers.into_iter().for_each(|reader| reader.join().unwrap().unwrap());
+        end(rows.load(Ordering::Relaxed));
     }
 
     /// The part of the main job that makes the query's stream.
@@ -132,11 +132,11 @@ impl Work<'_> {
         let job = Job::start(settings, origin, vec![output], |_, _, _| {}).unwrap();
         let workers = job.progress().to_vec();
         let rows = move || workers.iter().map(|worker| worker.rows.load(Ordering::Relaxed)).sum();
-        let progress = show_progress(rows.clone());
+        show_progress(rows.clone());
         job.join().unwrap();
         let left = runtime.block_on(running.drain(DRAIN));
         assert_eq!(left, 0, "rows were not written");
-        progress.end(rows());
+        end(rows());
     }
 
     fn settings(&self) -> Settings {
@@ -149,16 +149,7 @@ impl Work<'_> {
     fn start(&self, stream: &'static str) -> (Feed, Running) {
         // Tables: the newest of each key once a second, which the workload allows.
         let flush_ms = if matches!(self.query, "q3" | "q4") { 1_000 } else { 0 };
-        let feeding = Options {
-            rows_max: 20_000,
-            bytes_max: 16 << 20,
-            flush_ms,
-            conflate_rows_max: 1_000_000,
-            queue_bytes_max: 128 << 20,
-            retry_ms_min: 100,
-            retry_ms_max: 10_000,
-            apply_ms_max: 60_000,
-        };
+        let feeding = Options { flush_ms, ..self.config.sinks.live.clone() };
         let (tell, mut refused) = tokio::sync::mpsc::channel::<sinks::run::Fatal>(1);
         tokio::spawn(async move {
             if let Some(fatal) = refused.recv().await {
@@ -175,14 +166,8 @@ impl Work<'_> {
     }
 
     fn kafka(&self, stream: &'static str) -> KafkaSink {
-        let options = kafka::Options {
-            compression: "lz4".to_owned(),
-            batch_bytes_max: 256 << 10,
-            record_bytes_max: 1 << 20,
-            stall_ms_max: 10_000,
-            // Other engines' records carry none.
-            identity: false,
-        };
+        // Other engines' records carry no identity.
+        let options = kafka::Options { identity: false, ..self.config.kafka_sink.options.clone() };
         let (keys, target): (&[&str], _) = match self.query {
             "q3" => (&["vehicle_id"], Target::Topic(self.topic.to_owned())),
             "q4" => (&["company_id", "window_start"], Target::Topic(self.topic.to_owned())),
@@ -217,18 +202,12 @@ fn count(receiver: &mut Receiver, rows: &AtomicU64) {
     }
 }
 
-fn ended(reader: Result<(), SourceError>) {
-    reader.unwrap();
-}
-
 fn now_ms() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()
 }
 
-/// The thread that prints how far the work is.
-struct Showing;
-
-fn show_progress(rows: impl Fn() -> u64 + Send + 'static) -> Showing {
+/// Prints from now on how far the work is, on a thread of its own.
+fn show_progress(rows: impl Fn() -> u64 + Send + 'static) {
     std::thread::spawn(move || {
         let mut started = false;
         loop {
@@ -244,13 +223,10 @@ fn show_progress(rows: impl Fn() -> u64 + Send + 'static) -> Showing {
             std::thread::park_timeout(if started { PROGRESS } else { Duration::from_millis(2) });
         }
     });
-    Showing
 }
 
-impl Showing {
-    #[expect(clippy::unused_self, reason = "says that the progress was shown before")]
-    fn end(self, rows: u64) {
-        println!("END {} {rows}", now_ms());
-        exit(0);
-    }
+/// Prints that the work is done, and ends the process.
+fn end(rows: u64) -> ! {
+    println!("END {} {rows}", now_ms());
+    exit(0);
 }

@@ -84,24 +84,7 @@ impl Fleet {
 
     /// Writes what a simulation gives; the simulation at its end, and the device of the last message.
     fn simulate(&self, garbage_pct: f64) -> (Simulator, String) {
-        let options = Options {
-            vehicles: 50,
-            rate_per_s: 0.0,
-            interval_ms: 1_000,
-            messages_max: 3_000,
-            seed: 11,
-            countries: Vec::new(),
-            late_pct: 0.0,
-            late_ms_max: 1,
-            duplicate_pct: 0.0,
-            garbage_pct,
-            out_of_order_pct: 0.0,
-            lost_link_pct: 0.0,
-            wrong_clock_pct: 0.0,
-            stuck_pct: 0.0,
-            changes_per_s: 0.0,
-            stamp_server_time: false,
-        };
+        let options = Options { messages_max: 3_000, garbage_pct, ..Options::undisturbed(50, 11) };
         let mut simulator = Simulator::new(options, now_ms() - 60_000).expect("a fleet");
         let mut device = Vec::new();
         while let Some(made) = simulator.next() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use crate::program::Program;
+use crate::program::Program;
 use crate::services::{chromium_with_webgl, wait_until_async};
 
 async fn snapshot(url: &str) -> Vec<Value> {

@@ -115,22 +115,10 @@ fn a_killed_broker_costs_nothing() {
     let topic = broker.topic("publish", PARTITIONS);
     let publisher = KafkaPublisher::new(&connection(&broker, 1 << 20), 60_000).expect("a producer");
     let options = simulator::Options {
-        vehicles: 100,
         rate_per_s: 2_000.0,
-        interval_ms: 1_000,
         messages_max: 10_000,
-        seed: 3,
-        countries: Vec::new(),
-        late_pct: 0.0,
-        late_ms_max: 1,
-        duplicate_pct: 0.0,
-        garbage_pct: 0.0,
-        out_of_order_pct: 0.0,
-        lost_link_pct: 0.0,
-        wrong_clock_pct: 0.0,
-        stuck_pct: 0.0,
-        changes_per_s: 0.0,
         stamp_server_time: true,
+        ..simulator::Options::undisturbed(100, 3)
     };
     let clock = system_clock();
     let mut simulator = Simulator::new(options, clock() as i64).expect("good options");

@@ -35,7 +35,16 @@ pub fn current(directory: &Path) -> Result<Vec<PathBuf>, Refusal> {
     };
     let found = look()?;
     // A directory that is read while files are put together may show neither the parts nor the whole.
-    if found == look()? { Ok(found) } else { Err(refuse::changed()) }
+    if found != look()? {
+        return Err(refuse::changed());
+    }
+    found.iter().try_for_each(|path| match is_parquet(path) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(unreadable(path, &"it is not a Parquet file")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(refuse::changed()),
+        Err(e) => Err(unreadable(path, &e)),
+    })?;
+    Ok(found)
 }
 
 fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), Refusal> {
@@ -54,14 +63,7 @@ fn walk(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), 
             return Err(unreadable(directory, &format!("there are more than {FILES_MAX} files")));
         }
     }
-    for (_, path) in history_file::current(names, |(name, _)| *name) {
-        match is_parquet(&path) {
-            Ok(true) => found.push(path),
-            Ok(false) => return Err(unreadable(&path, &"it is not a Parquet file")),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(refuse::changed()),
-            Err(e) => return Err(unreadable(&path, &e)),
-        }
-    }
+    found.extend(history_file::current(names, |(name, _)| *name).into_iter().map(|(_, path)| path));
     Ok(())
 }
 

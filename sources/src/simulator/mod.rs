@@ -69,6 +69,32 @@ pub struct Options {
     pub stamp_server_time: bool,
 }
 
+impl Options {
+    /// So many vehicles anywhere in Europe, as fast as their messages are taken and as long as any are: all in order, each
+    /// once, nothing wrong with them.
+    #[must_use]
+    pub fn undisturbed(vehicles: u32, seed: u64) -> Self {
+        Self {
+            vehicles,
+            rate_per_s: 0.0,
+            interval_ms: 1_000,
+            messages_max: 0,
+            seed,
+            countries: Vec::new(),
+            late_pct: 0.0,
+            late_ms_max: 30_000,
+            duplicate_pct: 0.0,
+            garbage_pct: 0.0,
+            out_of_order_pct: 0.0,
+            lost_link_pct: 0.0,
+            wrong_clock_pct: 0.0,
+            stuck_pct: 0.0,
+            changes_per_s: 0.0,
+            stamp_server_time: false,
+        }
+    }
+}
+
 /// What was given out so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

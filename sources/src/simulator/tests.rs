@@ -9,24 +9,7 @@ use crate::codec::{Decoder, Record};
 use crate::publish::{FeedOptions, Timetable, feed};
 
 fn options() -> Options {
-    Options {
-        vehicles: 200,
-        rate_per_s: 0.0,
-        interval_ms: 1_000,
-        messages_max: 100_000,
-        seed: 7,
-        countries: Vec::new(),
-        late_pct: 0.0,
-        late_ms_max: 30_000,
-        duplicate_pct: 0.0,
-        garbage_pct: 0.0,
-        out_of_order_pct: 0.0,
-        lost_link_pct: 0.0,
-        wrong_clock_pct: 0.0,
-        stuck_pct: 0.0,
-        changes_per_s: 0.0,
-        stamp_server_time: false,
-    }
+    Options { messages_max: 100_000, ..Options::undisturbed(200, 7) }
 }
 
 fn faulty() -> Options {
