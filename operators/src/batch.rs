@@ -16,14 +16,9 @@ use arrow::ipc::{reader::StreamReader, writer::StreamWriter};
 use timely::Accountable;
 use timely::bytes::arc::Bytes;
 use timely::communication::Push;
-use timely::container::CapacityContainerBuilder;
-use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message};
-use timely::dataflow::operators::generic::operator::Operator;
-
-use crate::time::Tick;
 
 /// Column of a row's tick (`UInt64`): when an event arrived, or since when a table's row stands.
 pub const TICK: &str = "__tick";
@@ -33,6 +28,11 @@ pub const PARTITION: &str = "__partition";
 pub const OFFSET: &str = "__offset";
 /// Column of the hash of an event's key (`UInt64`), as [`key_hash`] makes it.
 pub const HASH: &str = "__hash";
+/// Column of the number that an event's device has on the worker that owns it (`UInt32`), in the place of [`HASH`]: see
+/// [`crate::devices`].
+pub const DEVICE: &str = "__device";
+/// Columns that mean nothing outside of the dataflow.
+pub const INTERNAL: [&str; 2] = [HASH, DEVICE];
 /// Column of a table's change (`Boolean`): the key is gone, its value columns mean nothing.
 /// Of one tick, deletes count before upserts.
 pub const DELETED: &str = "__deleted";
@@ -160,19 +160,6 @@ impl Distributor<Batch> for Shuffle {
     }
 
     fn flush<T: Clone, P: Push<Message<T, Batch>>>(&mut self, _: &T, _: &mut [P]) {}
-}
-
-/// Spreads a stream over the workers by the named column, so that what follows finds all rows of a key in one place.
-pub fn spread<'s>(stream: Stream<'s, Tick, Batch>, column: &'static str) -> Stream<'s, Tick, Batch> {
-    stream.unary::<CapacityContainerBuilder<Batch>, _, _, _>(by_key(column), "Spread", |_, _| {
-        move |input, output| {
-            input.for_each(|time, batch| {
-                if batch.0.is_some() {
-                    output.session(&time).give_container(batch);
-                }
-            });
-        }
-    })
 }
 
 /// The named `UInt64` column's values. Panics if the batch has no such column: schemas are fixed when the dataflow is built.

@@ -13,8 +13,8 @@ use crate::batch::{Batch, DELETED, TICK, bools, by_key, strings, u64s};
 use crate::keyed::{Key, Keyed};
 use crate::time::{Tick, round_up};
 
-/// The newest change of each key per window, put out when the window of `window_ms` (milliseconds of ticks) has ended, in an
-/// order of their own and spread by key; `key` is the name of the text column that tells rows apart.
+/// The newest change of each key per window, put out when the window of `window_ms` (milliseconds of ticks) has ended, spread
+/// by key; `key` is the name of the text column that tells rows apart.
 /// Rows keep the ticks of their changes.
 pub fn conflate<'s>(changes: Stream<'s, Tick, Batch>, key: &'static str, window_ms: u64) -> Stream<'s, Tick, Batch> {
     changes.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(by_key(key), "Conflate", move |capability, _| {
@@ -32,7 +32,8 @@ pub fn conflate<'s>(changes: Stream<'s, Tick, Batch>, key: &'static str, window_
             let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
             let later = open.split_off(&upto);
             for (_, mut window) in std::mem::replace(&mut open, later) {
-                output.session(held).give_container(&mut window.newest_rows().into());
+                let mut session = output.session(held);
+                window.take().into_iter().for_each(|rows| session.give_container(&mut rows.into()));
                 window.newest.clear();
                 spare = window.newest;
             }
@@ -106,6 +107,11 @@ impl Window {
         if self.rows > 2 * self.newest.len() + OUTDATED_ROWS_MAX {
             self.let_go();
         }
+    }
+
+    /// What the window amounts to: the batches as they came if no key has two rows.
+    fn take(&mut self) -> Vec<RecordBatch> {
+        if self.rows == self.newest.len() { std::mem::take(&mut self.batches) } else { vec![self.newest_rows()] }
     }
 
     /// Keeps only the rows that are the newest of their key.

@@ -8,9 +8,9 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 
-use crate::batch::{Batch, HASH, TICK, i64s, strings, u64s};
+use crate::batch::{Batch, TICK, i64s, u64s};
 use crate::counters::{Counters, add};
-use crate::keyed::Keyed;
+use crate::devices::{ByDevice, numbers};
 use crate::pending::{Closed, Pending};
 use crate::time::Tick;
 
@@ -51,9 +51,35 @@ impl Seen {
     }
 }
 
+/// What is remembered of each device that was heard of within the horizon.
+#[derive(Debug, Default)]
+struct Remembered {
+    seen: ByDevice<Option<Box<Seen>>>,
+    known: u64,
+}
+
+impl Remembered {
+    fn seen(&mut self, device: u32) -> &mut Seen {
+        let known = &mut self.known;
+        self.seen.at(device).get_or_insert_with(|| {
+            *known += 1;
+            Box::new(Seen::new())
+        })
+    }
+
+    fn forget(&mut self, is_over: impl Fn(&Seen) -> bool) {
+        for seen in self.seen.iter_mut() {
+            if seen.as_ref().is_some_and(|seen| is_over(seen)) {
+                *seen = None;
+                self.known -= 1;
+            }
+        }
+    }
+}
+
 /// Telemetry without duplicates. Of equal events the first in canonical order stays.
 ///
-/// `events` must be spread by key already (see [`crate::batch::by_key`]); `horizon_ms` is how long a silent device is
+/// `events` must lie with the owners of their devices (see [`crate::devices::own`]); `horizon_ms` is how long a silent device is
 /// remembered, in ticks' milliseconds.
 pub fn deduplicate<'s>(
     events: Stream<'s, Tick, Batch>,
@@ -63,7 +89,7 @@ pub fn deduplicate<'s>(
     events.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Deduplicate", move |capability, _| {
         let mut capability = Some(capability);
         let mut pending = Pending::default();
-        let mut devices = Keyed::default();
+        let mut devices = Remembered::default();
         let mut sweep = 0;
         move |(input, frontier), output| {
             input.for_each(|_, batch| {
@@ -84,10 +110,10 @@ pub fn deduplicate<'s>(
                 }
                 if upto != Tick::MAX && upto >= sweep + horizon_ms {
                     // Frees what the next event would forget anyway, so it may happen at any time.
-                    devices.retain(|_, seen: &mut Seen| seen.last + horizon_ms > upto);
+                    devices.forget(|seen| seen.last + horizon_ms <= upto);
                     sweep = upto;
                 }
-                counters.devices.set(devices.len() as u64);
+                counters.devices.set(devices.known);
                 counters.waiting_rows.set(pending.rows() as u64);
                 if upto == Tick::MAX { capability = None } else { held.downgrade(&upto) }
             }
@@ -95,15 +121,15 @@ pub fn deduplicate<'s>(
     })
 }
 
-fn distinct(closed: &Closed, devices: &mut Keyed<Seen>, horizon_ms: u64, counters: &Counters) -> Vec<RecordBatch> {
+fn distinct(closed: &Closed, devices: &mut Remembered, horizon_ms: u64, counters: &Counters) -> Vec<RecordBatch> {
     let mut repeated: Vec<(usize, usize)> = Vec::new();
     for run in &closed.runs {
         let rows = &closed.portions[run.portion];
-        let (ids, hashes, ticks) = (strings(rows, "device_id"), u64s(rows, HASH).values(), u64s(rows, TICK).values());
+        let (devices_of, ticks) = (numbers(rows), u64s(rows, TICK).values());
         let (ts, seq) = (i64s(rows, "ts").values(), i64s(rows, "seq").values());
-        let slots = devices.slots(ids, hashes, run.start..run.end, Seen::new);
-        for (row, slot) in (run.start..run.end).zip(slots) {
-            if !devices.get_mut(slot).insert((ts[row], seq[row]), ticks[row], horizon_ms) {
+        devices.seen.reserve(devices_of, || None);
+        for row in run.start..run.end {
+            if !devices.seen(devices_of[row]).insert((ts[row], seq[row]), ticks[row], horizon_ms) {
                 repeated.push((run.portion, row));
             }
         }

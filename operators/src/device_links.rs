@@ -4,6 +4,7 @@
 use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
 
 use crate::batch::DELETED;
+use crate::devices::{ByDevice, Devices};
 use crate::keyed::{Key, Keyed};
 use crate::record::output;
 use crate::string_table::{NO_SLOT, StringTable};
@@ -15,7 +16,8 @@ pub struct DeviceLinks {
     pub texts: StringTable,
     columns: Columns,
     vehicles: Keyed<()>,
-    devices: Keyed<Carriers>,
+    devices: Devices,
+    carriers: ByDevice<Carriers>,
 }
 
 /// Where in [`output::links`] the columns stand.
@@ -27,7 +29,7 @@ struct Columns {
     wanted: Vec<usize>,
 }
 
-/// The vehicles that claim one device, by ascending id. Nearly always one.
+/// The vehicles that claim one device, by ascending id. Nearly always one; [`NO_SLOT`] for none.
 #[derive(Debug)]
 struct Carriers {
     first: u32,
@@ -38,7 +40,7 @@ struct Carriers {
 impl DeviceLinks {
     /// An empty table that keeps these columns of `vehicle_links`.
     #[must_use]
-    pub fn new(wanted: &[&str]) -> Self {
+    pub fn new(wanted: &[&str], devices: &Devices) -> Self {
         let schema = output::links();
         let at = |name: &str| schema.index_of(name).expect("links have this column");
         let columns = Columns {
@@ -47,38 +49,45 @@ impl DeviceLinks {
             deleted: at(DELETED),
             wanted: wanted.iter().map(|name| at(name)).collect(),
         };
-        Self { texts: StringTable::new(wanted.len()), columns, vehicles: Keyed::default(), devices: Keyed::default() }
+        Self {
+            texts: StringTable::new(wanted.len()),
+            columns,
+            vehicles: Keyed::default(),
+            devices: devices.clone(),
+            carriers: ByDevice::default(),
+        }
     }
 
     /// Applies one change. A change names the device as it stood: the old one in a delete, the new one in an upsert.
-    /// Gives the vehicle's slot and whether the vehicle carries the device from now on; `None` if it names no device.
+    /// Gives the device's number and whether the vehicle carries it from now on; `None` if it names no device.
     pub fn apply(&mut self, rows: &RecordBatch, row: usize) -> Option<(u32, bool)> {
         let vehicle = Key::new(text(rows, self.columns.vehicle, row)?);
-        let device = Key::new(device_of(text(rows, self.columns.device, row))?);
+        let device = self.devices.number(device_of(text(rows, self.columns.device, row))?);
         if rows.column(self.columns.deleted).as_boolean().value(row) {
             let slot = self.vehicles.find(&vehicle)?;
-            self.detach(&device, slot);
+            self.detach(device, slot);
             self.texts.clear(slot);
             self.vehicles.remove(slot);
-            return Some((slot, false));
+            return Some((device, false));
         }
         let slot = self.vehicles.slot(&vehicle, || ());
         for (column, &at) in self.columns.wanted.iter().enumerate() {
             self.texts.set(slot, column, text(rows, at, row));
         }
-        self.attach(&device, slot);
-        Some((slot, true))
+        self.attach(device, slot);
+        Some((device, true))
     }
 
-    /// The slot of the vehicle that events of this device belong to: of those that claim it, the one with the smallest id.
+    /// The slot of the vehicle that events of this device belong to: of those that claim it, the one with the smallest id;
+    /// [`NO_SLOT`] where none does.
     #[must_use]
-    pub fn vehicle_of(&self, device: &Key<'_>) -> Option<u32> {
-        Some(self.devices.get(self.devices.find(device)?).first)
+    pub fn vehicle_of(&self, device: u32) -> u32 {
+        self.carriers.get(device).map_or(NO_SLOT, |carriers| carriers.first)
     }
 
     /// The slots of all vehicles that claim this device, by ascending id.
-    pub fn vehicles_of(&self, device: &Key<'_>) -> impl Iterator<Item = u32> {
-        self.devices.find(device).into_iter().flat_map(|slot| self.devices.get(slot).all())
+    pub fn vehicles_of(&self, device: u32) -> impl Iterator<Item = u32> {
+        self.carriers.get(device).into_iter().flat_map(Carriers::all)
     }
 
     /// Vehicles that carry a device.
@@ -93,30 +102,29 @@ impl DeviceLinks {
         self.vehicles.is_empty()
     }
 
-    fn attach(&mut self, device: &Key<'_>, vehicle: u32) {
-        let at = self.devices.slot(device, || Carriers { first: NO_SLOT, others: None });
-        if self.devices.get(at).all().any(|other| other == vehicle) {
+    fn attach(&mut self, device: u32, vehicle: u32) {
+        self.carriers.reserve(&[device], || Carriers::of(&[]));
+        let carriers = self.carriers.at(device);
+        if carriers.all().any(|other| other == vehicle) {
             return;
         }
-        let mut all: Vec<u32> = self.devices.get(at).all().chain([vehicle]).collect();
+        let mut all: Vec<u32> = carriers.all().chain([vehicle]).collect();
         all.sort_by(|&a, &b| self.vehicles.text(a).cmp(self.vehicles.text(b)));
-        *self.devices.get_mut(at) = Carriers::of(&all);
+        *carriers = Carriers::of(&all);
     }
 
-    fn detach(&mut self, device: &Key<'_>, vehicle: u32) {
-        let Some(at) = self.devices.find(device) else { return };
-        let all: Vec<u32> = self.devices.get(at).all().filter(|&other| other != vehicle).collect();
-        if all.is_empty() {
-            self.devices.remove(at);
-        } else {
-            *self.devices.get_mut(at) = Carriers::of(&all);
-        }
+    fn detach(&mut self, device: u32, vehicle: u32) {
+        self.carriers.reserve(&[device], || Carriers::of(&[]));
+        let carriers = self.carriers.at(device);
+        let all: Vec<u32> = carriers.all().filter(|&other| other != vehicle).collect();
+        *carriers = Carriers::of(&all);
     }
 }
 
 impl Carriers {
     fn of(all: &[u32]) -> Self {
-        Self { first: all[0], others: (all.len() > 1).then(|| Box::new(all[1..].to_vec())) }
+        let first = all.first().copied().unwrap_or(NO_SLOT);
+        Self { first, others: (all.len() > 1).then(|| Box::new(all[1..].to_vec())) }
     }
 
     fn all(&self) -> impl Iterator<Item = u32> {

@@ -1,7 +1,8 @@
 //! The lookup join of events with the links of vehicles: each event gets the references as they stood when it arrived, and
 //! later changes do not touch it. Events are never arranged: one waits only until the links are complete up to its tick.
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -9,22 +10,25 @@ use timely::dataflow::operators::CapabilitySet;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::batch::{Batch, HASH, TICK, by_key, strings, u64s};
+use crate::batch::{Batch, TICK, by_key, u64s};
 use crate::changes::Changes;
 use crate::counters::{Counters, add};
 use crate::device_links::DeviceLinks;
-use crate::keyed::Key;
-use crate::record::output::{self, ENRICHMENT};
+use crate::devices::{Devices, numbers};
+use crate::record::output;
 use crate::string_table::NO_SLOT;
 use crate::time::Tick;
 
-/// Joins `events` (spread by device) with `links` (columns of [`output::links`], any distribution).
+/// Joins `events` (with the owners of their devices) with `links` (columns of [`output::links`], any distribution), of which
+/// the columns `wanted` are added.
 ///
 /// An event at tick T sees the changes with ticks before T. Where several vehicles claim one device, the event goes to the
 /// one with the smallest id; where none does, the added columns are null.
 pub fn enrich<'s>(
     events: Stream<'s, Tick, Batch>,
     links: Stream<'s, Tick, Batch>,
+    wanted: &[&str],
+    devices: &Devices,
     counters: Counters,
 ) -> Stream<'s, Tick, Batch> {
     let mut builder = OperatorBuilder::new("Enrich".into(), events.scope());
@@ -32,10 +36,10 @@ pub fn enrich<'s>(
     let mut links = builder.new_input(links, by_key("device_id"));
     let (output, enriched) = builder.new_output();
     let mut output: OutputBuilder<Tick, CapacityContainerBuilder<Batch>> = OutputBuilder::from(output);
+    let (table, schema) = (DeviceLinks::new(wanted, devices), output::enriched_with(wanted));
     builder.build(move |mut capabilities| {
         let mut held = CapabilitySet::from_elem(capabilities.pop().expect("one output, one capability"));
-        let mut join =
-            Join { table: DeviceLinks::new(&ENRICHMENT), changes: Changes::default(), waiting: Vec::new(), counters };
+        let mut join = Join { table, schema, changes: Changes::default(), waiting: Vec::new(), counters };
         move |frontiers| {
             events.for_each(|_, batch| join.waiting.extend(batch.take()));
             links.for_each(|_, batch| join.stash(batch));
@@ -61,6 +65,7 @@ pub fn enrich<'s>(
 
 struct Join {
     table: DeviceLinks,
+    schema: SchemaRef,
     /// Changes of the links not yet applied.
     changes: Changes<RecordBatch>,
     /// Events not yet looked up.
@@ -112,14 +117,11 @@ impl Join {
     }
 
     fn join(&mut self, rows: &RecordBatch) -> RecordBatch {
-        let (ids, hashes) = (strings(rows, "device_id"), u64s(rows, HASH).values());
-        let slots: Vec<u32> = (0..rows.num_rows())
-            .map(|row| self.table.vehicle_of(&Key::at(ids, row, hashes[row])).unwrap_or(NO_SLOT))
-            .collect();
-        let mut columns = Vec::with_capacity(rows.num_columns() + ENRICHMENT.len());
+        let slots: Vec<u32> = numbers(rows).iter().map(|&device| self.table.vehicle_of(device)).collect();
+        add(&self.counters.unknown_devices, slots.iter().filter(|&&slot| slot == NO_SLOT).count());
+        let mut columns = Vec::with_capacity(self.schema.fields().len());
         columns.extend_from_slice(rows.columns());
         columns.extend(self.table.texts.gather(&slots));
-        add(&self.counters.unknown_devices, columns[rows.num_columns()].null_count());
-        RecordBatch::try_new(output::enriched(), columns).expect("the columns of telemetry and those added")
+        RecordBatch::try_new(self.schema.clone(), columns).expect("the columns of telemetry and those added")
     }
 }

@@ -38,6 +38,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status.
+    pub const ALL: [Status; 4] = [Status::Moving, Status::Idle, Status::Parked, Status::Offline];
+
     /// The name in messages and tables.
     #[must_use]
     pub fn name(self) -> &'static str {

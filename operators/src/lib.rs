@@ -8,6 +8,7 @@ pub mod connection;
 pub mod counters;
 pub mod deduplicate;
 pub mod device_links;
+pub mod devices;
 pub mod enrich;
 pub mod error;
 pub mod history_file;

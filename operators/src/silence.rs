@@ -3,6 +3,7 @@
 //! silence is also seen when nothing at all arrives.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray, UInt64Array};
@@ -12,10 +13,10 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::batch::{Batch, DELETED, HASH, TICK, bools, by_key, i64s, strings, u64s};
+use crate::batch::{Batch, DELETED, TICK, bools, by_key, i64s, strings, u64s};
 use crate::changes::Changes;
 use crate::device_links::device_of;
-use crate::keyed::{Key, Keyed};
+use crate::devices::{ByDevice, Devices, numbers};
 use crate::pending::Pending;
 use crate::record::output;
 use crate::time::Tick;
@@ -31,6 +32,13 @@ pub struct Options {
     pub tick_ms: u64,
 }
 
+impl Options {
+    /// The threshold of a device whose company has set this one, rounded up to whole ticks.
+    fn threshold_ms(&self, set: Option<u64>) -> u64 {
+        set.unwrap_or(self.offline_after_ms).div_ceil(self.tick_ms).saturating_mul(self.tick_ms)
+    }
+}
+
 /// What [`silence`] gives.
 pub struct Connectivity<'s> {
     /// The table `connectivity` (columns of [`output::connectivity`]), spread by device.
@@ -39,12 +47,13 @@ pub struct Connectivity<'s> {
     pub events: Stream<'s, Tick, Batch>,
 }
 
-/// Watches the arrivals in `events` (spread by device); `links` give each device's threshold and vehicle. An arrival at tick
+/// Watches the arrivals in `events` (with the owners of their devices); `links` give each device's threshold and vehicle. An arrival at tick
 /// T sees the links with ticks before T, a silence that is found at tick T those up to T: it is found at the tick's end.
 pub fn silence<'s>(
     events: Stream<'s, Tick, Batch>,
     links: Stream<'s, Tick, Batch>,
     options: Options,
+    devices: &Devices,
 ) -> Connectivity<'s> {
     let mut builder = OperatorBuilder::new("Silence".into(), events.scope());
     let mut events = builder.new_input(events, Pipeline);
@@ -53,10 +62,10 @@ pub fn silence<'s>(
     let (event_output, happened) = builder.new_output();
     let mut table_output: OutputBuilder<Tick, CapacityContainerBuilder<Batch>> = OutputBuilder::from(table_output);
     let mut event_output: OutputBuilder<Tick, CapacityContainerBuilder<Batch>> = OutputBuilder::from(event_output);
+    let mut watch = Watch::new(options, devices.clone());
     builder.build(move |capabilities| {
         let mut capabilities = capabilities;
         let mut pending = Pending::default();
-        let mut watch = Watch::new(options);
         move |frontiers| {
             events.for_each(|_, batch| pending.extend(batch.take()));
             links.for_each(|_, batch| watch.stash(batch));
@@ -91,13 +100,12 @@ struct Device {
     online: bool,
     /// Messages in a row within the threshold, while offline.
     streak: u32,
+    /// A multiple of the tick.
     threshold_ms: u64,
     /// Tick at which the threshold became what it is: a shorter one does not reach into the past.
     threshold_since: Tick,
     /// The timer that stands for the device, if any: it may be early, never late.
-    armed: Option<Tick>,
-    /// The vehicles that claim the device, by id; the first one counts.
-    carriers: Vec<Carrier>,
+    armed: Option<NonZeroU64>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -119,7 +127,10 @@ struct Change {
 
 struct Watch {
     options: Options,
-    devices: Keyed<Device>,
+    ids: Devices,
+    devices: ByDevice<Device>,
+    /// The vehicles that claim each device, by id; the first one counts. Apart from what every message needs.
+    carriers: ByDevice<Vec<Carrier>>,
     /// Devices by the tick at which their timer fires. A device that has been heard of since is put back.
     timers: BTreeMap<Tick, Vec<u32>>,
     links: Changes<RecordBatch>,
@@ -129,10 +140,12 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(options: Options) -> Self {
+    fn new(options: Options, ids: Devices) -> Self {
         Self {
             options,
-            devices: Keyed::default(),
+            ids,
+            devices: ByDevice::default(),
+            carriers: ByDevice::default(),
             timers: BTreeMap::new(),
             links: Changes::default(),
             companies: BTreeSet::new(),
@@ -148,36 +161,40 @@ impl Watch {
     }
 
     fn arrivals(&mut self, rows: &RecordBatch, range: std::ops::Range<usize>) {
-        let (ids, hashes, ticks) = (strings(rows, "device_id"), u64s(rows, HASH).values(), u64s(rows, TICK).values());
-        let threshold_ms = self.options.offline_after_ms;
-        let slots = self.devices.slots(ids, hashes, range.clone(), || Device::new(threshold_ms));
+        let (devices, ticks) = (numbers(rows), u64s(rows, TICK).values());
+        self.make_room(devices);
         let mut tick = 0;
-        for (row, slot) in range.zip(slots) {
+        for row in range {
             if ticks[row] != tick {
                 tick = ticks[row];
                 self.thresholds(tick);
             }
-            self.arrival(slot, tick);
+            self.arrival(devices[row], tick);
         }
+    }
+
+    fn make_room(&mut self, devices: &[u32]) {
+        let threshold_ms = self.options.threshold_ms(None);
+        self.devices.reserve(devices, || Device::new(threshold_ms));
+        self.carriers.reserve(devices, Vec::new);
     }
 
     fn arrival(&mut self, slot: u32, tick: Tick) {
         // Its timer may be due between its last message and this one.
         self.expire(slot, tick);
         let required = self.options.online_after_messages;
-        let tick_ms = self.options.tick_ms;
-        let device = self.devices.get_mut(slot);
+        let device = self.devices.at(slot);
         let first = device.last == 0;
         if !device.online {
-            let follows = device.streak > 0 && tick <= device.due(tick_ms);
+            let follows = device.streak > 0 && tick <= device.due();
             device.streak = if follows { device.streak + 1 } else { 1 };
             if first || device.streak >= required {
                 device.online = true;
                 device.streak = 0;
-                self.changes.push(device.change(slot, tick, tick));
+                self.change(slot, tick, tick);
             }
         }
-        let device = self.devices.get_mut(slot);
+        let device = self.devices.at(slot);
         device.last = tick;
         if device.online && device.armed.is_none() {
             self.arm(slot);
@@ -186,18 +203,19 @@ impl Watch {
 
     /// Lets the device go offline if that was due before `now`.
     fn expire(&mut self, slot: u32, now: Tick) {
-        let device = self.devices.get_mut(slot);
-        let due = device.due(self.options.tick_ms);
+        let device = self.devices.at(slot);
+        let due = device.due();
         if device.online && due < now {
             device.online = false;
-            self.changes.push(device.change(slot, device.last, due));
+            let since = device.last;
+            self.change(slot, since, due);
         }
     }
 
     fn arm(&mut self, slot: u32) {
-        let device = self.devices.get_mut(slot);
-        let due = device.due(self.options.tick_ms);
-        device.armed = Some(due);
+        let device = self.devices.at(slot);
+        let due = device.due();
+        device.armed = NonZeroU64::new(due);
         self.timers.entry(due).or_default().push(slot);
     }
 
@@ -214,38 +232,44 @@ impl Watch {
     fn link(&mut self, columns: &LinkColumns<'_>, row: usize, tick: Tick) {
         let Some(device) = device_of(text(columns.devices, row)) else { return };
         let vehicle = columns.vehicles.value(row);
-        let threshold_ms = self.options.offline_after_ms;
-        let slot = self.devices.slot(&Key::new(device), || Device::new(threshold_ms));
+        let slot = self.ids.number(device);
+        self.make_room(&[slot]);
         self.expire(slot, tick);
-        let (default_ms, tick_ms) = (self.options.offline_after_ms, self.options.tick_ms);
         let company_id = text(columns.companies, row).map(|id| self.company(id));
-        let state = self.devices.get_mut(slot);
-        let at = state.carriers.binary_search_by(|carrier| (*carrier.vehicle_id).cmp(vehicle));
+        let carriers = self.carriers.at(slot);
+        let at = carriers.binary_search_by(|carrier| (*carrier.vehicle_id).cmp(vehicle));
         if columns.deleted.value(row) {
             if let Ok(at) = at {
-                state.carriers.remove(at);
+                carriers.remove(at);
             }
         } else {
             let carrier = Carrier { vehicle_id: vehicle.into(), company_id, threshold_ms: columns.threshold_ms(row) };
             match at {
-                Ok(at) => state.carriers[at] = carrier,
+                Ok(at) => carriers[at] = carrier,
                 Err(at) => {
                     // Nearly always the only one.
-                    state.carriers.reserve_exact(1);
-                    state.carriers.insert(at, carrier);
+                    carriers.reserve_exact(1);
+                    carriers.insert(at, carrier);
                 }
             }
         }
-        let threshold_ms = state.carriers.first().and_then(|carrier| carrier.threshold_ms).unwrap_or(default_ms);
+        let threshold_ms = self.options.threshold_ms(carriers.first().and_then(|carrier| carrier.threshold_ms));
+        let state = self.devices.at(slot);
         if threshold_ms != state.threshold_ms {
             state.threshold_ms = threshold_ms;
             state.threshold_since = tick;
         }
         // A shorter threshold needs an earlier timer; the old one does nothing when it fires.
-        let due = state.due(tick_ms);
-        if state.online && state.armed.is_some_and(|armed| armed > due) {
+        let due = state.due();
+        if state.online && state.armed.is_some_and(|armed| armed.get() > due) {
             self.arm(slot);
         }
+    }
+
+    /// Notes what has just become of a device.
+    fn change(&mut self, device: u32, since: Tick, tick: Tick) {
+        let (online, carrier) = (self.devices.at(device).online, self.carriers.at(device).first().cloned());
+        self.changes.push(Change { device, online, since, tick, carrier });
     }
 
     fn company(&mut self, id: &str) -> Arc<str> {
@@ -266,18 +290,18 @@ impl Watch {
             }
             let (fired, slots) = entry.remove_entry();
             for slot in slots {
-                let tick_ms = self.options.tick_ms;
-                let device = self.devices.get_mut(slot);
-                if device.armed != Some(fired) {
+                let device = self.devices.at(slot);
+                if device.armed.map(NonZeroU64::get) != Some(fired) {
                     continue;
                 }
                 device.armed = None;
                 if !device.online {
                     continue;
                 }
-                if device.due(tick_ms) <= fired {
+                if device.due() <= fired {
                     device.online = false;
-                    self.changes.push(device.change(slot, device.last, fired));
+                    let since = device.last;
+                    self.change(slot, since, fired);
                 } else {
                     self.arm(slot);
                 }
@@ -291,13 +315,13 @@ impl Watch {
         if changes.is_empty() {
             return None;
         }
-        changes.sort_by(|a, b| (a.tick, self.devices.text(a.device)).cmp(&(b.tick, self.devices.text(b.device))));
+        let ids = self.ids.ids();
+        changes.sort_by(|a, b| (a.tick, ids.text(a.device)).cmp(&(b.tick, ids.text(b.device))));
         let text = |value: fn(&Carrier) -> Option<&str>| {
             let of = |change: &Change| change.carrier.as_ref().and_then(value).map(str::to_owned);
             Arc::new(StringViewArray::from_iter(changes.iter().map(of))) as ArrayRef
         };
-        let devices: ArrayRef =
-            Arc::new(StringViewArray::from_iter_values(changes.iter().map(|c| self.devices.text(c.device))));
+        let devices: ArrayRef = Arc::new(StringViewArray::from_iter_values(changes.iter().map(|c| ids.text(c.device))));
         let since: ArrayRef = Arc::new(Int64Array::from_iter_values(changes.iter().map(|c| c.since as i64)));
         let ticks: ArrayRef = Arc::new(UInt64Array::from_iter_values(changes.iter().map(|c| c.tick)));
         let online: ArrayRef = Arc::new(BooleanArray::from_iter(changes.iter().map(|c| Some(c.online))));
@@ -347,16 +371,11 @@ fn text(column: &StringViewArray, row: usize) -> Option<&str> {
 
 impl Device {
     fn new(threshold_ms: u64) -> Self {
-        Self { last: 0, online: false, streak: 0, threshold_ms, threshold_since: 0, armed: None, carriers: Vec::new() }
+        Self { last: 0, online: false, streak: 0, threshold_ms, threshold_since: 0, armed: None }
     }
 
     /// The tick at which the device goes offline unless it is heard of before.
-    fn due(&self, tick_ms: u64) -> Tick {
-        self.last.saturating_add(self.threshold_ms.div_ceil(tick_ms).saturating_mul(tick_ms)).max(self.threshold_since)
-    }
-
-    /// What has just become of the device.
-    fn change(&self, device: u32, since: Tick, tick: Tick) -> Change {
-        Change { device, online: self.online, since, tick, carrier: self.carriers.first().cloned() }
+    fn due(&self) -> Tick {
+        self.last.saturating_add(self.threshold_ms).max(self.threshold_since)
     }
 }

@@ -3,16 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use operators::batch::{Batch, HASH, spread};
+use operators::batch::Batch;
 use operators::conflate::conflate;
 use operators::counters::Counters;
 use operators::deduplicate::deduplicate;
+use operators::devices::{Devices, own};
 use operators::enrich::enrich;
 use operators::link::{References, link};
 use operators::record::Stream as Topic;
+use operators::record::output::ENRICHMENT;
 use operators::silence::{self, silence};
 use operators::time::Tick;
-use operators::vehicle_state::vehicle_state;
+use operators::vehicle_state::{self, CatchingUp, vehicle_state};
 use operators::window::{self, window};
 use sinks::run::{Feed, Route};
 use timely::container::CapacityContainerBuilder;
@@ -72,6 +74,8 @@ pub struct Inputs {
     rejected: Option<Handle>,
     /// The least frontier of all workers' inputs.
     everywhere: ProbeHandle<Tick>,
+    /// Told to the operators that may leave versions out meanwhile.
+    pub catching_up: CatchingUp,
 }
 
 impl Inputs {
@@ -140,7 +144,7 @@ pub struct Probes {
 /// Builds the dataflow on this worker.
 pub fn build(worker: &mut Worker, options: Options, outputs: &[Output], counters: &Counters) -> (Inputs, Probes) {
     let probes = Probes { handed_over: ProbeHandle::new(), worked_off: ProbeHandle::new() };
-    let index = worker.index();
+    let (index, catching_up) = (worker.index(), CatchingUp::default());
     let inputs = worker.dataflow::<Tick, _, _>(|scope| {
         let mut handles = BTreeMap::new();
         let everywhere = ProbeHandle::new();
@@ -159,9 +163,9 @@ pub fn build(worker: &mut Worker, options: Options, outputs: &[Output], counters
         };
         let mut rejected_handle = Handle::new_with_builder();
         let rejected = scope.input_from(&mut rejected_handle);
-        let graph = Graph { index, outputs, probes: &probes };
+        let graph = Graph { index, outputs, probes: &probes, catching_up: &catching_up };
         main_job(&graph, telemetry, references, rejected, options, counters);
-        Inputs { streams: handles, rejected: Some(rejected_handle), everywhere }
+        Inputs { streams: handles, rejected: Some(rejected_handle), everywhere, catching_up }
     });
     (inputs, probes)
 }
@@ -171,6 +175,7 @@ struct Graph<'a> {
     index: usize,
     outputs: &'a [Output],
     probes: &'a Probes,
+    catching_up: &'a CatchingUp,
 }
 
 impl Graph<'_> {
@@ -197,7 +202,8 @@ fn main_job<'s>(
     options: Options,
     counters: &Counters,
 ) {
-    let events = spread(telemetry, HASH);
+    let devices = Devices::default();
+    let events = own(telemetry, &devices);
     let events = match options.deduplicate_ms {
         Some(horizon_ms) => deduplicate(events, horizon_ms, counters.clone()),
         None => events,
@@ -209,7 +215,9 @@ fn main_job<'s>(
     let mut refused = rejected;
 
     if windows || graph.wanted("telemetry_enriched") {
-        let enriched = enrich(events.clone(), links.clone(), counters.clone()).probe_with(worked_off);
+        // Windows alone need no more than the company.
+        let wanted = if graph.wanted("telemetry_enriched") { &ENRICHMENT[..] } else { &["company_id"] };
+        let enriched = enrich(events.clone(), links.clone(), wanted, &devices, counters.clone()).probe_with(worked_off);
         if windows {
             let company_minute = window(enriched.clone(), options.window, counters.clone());
             graph.put(company_minute.table, "company_minute", Kind::Upsert, None);
@@ -218,16 +226,23 @@ fn main_job<'s>(
         graph.put(enriched, "telemetry_enriched", Kind::Append, None);
     }
     if graph.wanted("vehicle_state") || graph.wanted("vehicle_events") {
-        let connectivity = silence(events.clone(), links.clone(), options.silence);
+        let connectivity = silence(events.clone(), links.clone(), options.silence, &devices);
         graph.put(connectivity.events.probe_with(worked_off), "vehicle_events", Kind::Append, None);
         if graph.wanted("vehicle_state") {
-            let state =
-                vehicle_state(events, links.clone(), connectivity.table, counters.clone()).probe_with(worked_off);
-            if graph.outputs.iter().any(|output| output.conflated && takes(&output.feed, "vehicle_state")) {
-                let conflated = conflate(state.clone(), "vehicle_id", options.conflate_ms);
+            let wanted = |conflated: bool| {
+                graph.outputs.iter().any(|output| output.conflated == conflated && takes(&output.feed, "vehicle_state"))
+            };
+            let (changes, conflate_ms) = (wanted(false), wanted(true).then_some(options.conflate_ms));
+            let catching_up = graph.catching_up.clone();
+            let wanted = vehicle_state::Options { changes, conflate_ms, catching_up };
+            // What is not put out while catching up does not count as held.
+            let connections = connectivity.table.probe_with(worked_off);
+            let state = vehicle_state(events, links.clone(), connections, wanted, &devices, counters.clone());
+            graph.put(state.changes, "vehicle_state", Kind::Upsert, Some(false));
+            if conflate_ms.is_some() {
+                let conflated = conflate(state.conflated, "vehicle_id", options.conflate_ms);
                 graph.put(conflated, "vehicle_state", Kind::Upsert, Some(true));
             }
-            graph.put(state, "vehicle_state", Kind::Upsert, Some(false));
         }
     }
     graph.put(links, "vehicle_links", Kind::Upsert, None);

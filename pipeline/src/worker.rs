@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::RecordBatch;
 use operators::batch::{TICK, u64s};
@@ -19,6 +19,11 @@ use crate::topology::{Inputs, Output, Probes};
 
 /// Longest sleep: how late a worker notices a stop signal or a sink that has caught up.
 const PARK_MAX: Duration = Duration::from_millis(2);
+/// A worker whose inputs are so far behind the clock is catching up, and has states put out only so often and for so long:
+/// versions that nobody would see before the next are left out.
+const BEHIND: Duration = Duration::from_secs(2);
+const CATCH_UP_EVERY: Duration = Duration::from_secs(1);
+const CATCH_UP_FOR: Duration = Duration::from_millis(20);
 /// Deliveries taken in before the operators run again.
 const DELIVERIES_MAX: usize = 64;
 
@@ -66,7 +71,7 @@ pub struct Loop<I> {
     pub probes: Probes,
     /// The sinks' ends, for back-pressure.
     pub outputs: Vec<Output>,
-    /// Rows that may be in flight before no more are taken in.
+    /// Rows that operators may hold before only the slowest partitions are brought, and only if no worker is further behind.
     pub in_flight_rows_max: usize,
     /// Set to end: what was taken in is still worked off.
     pub stop: Arc<AtomicBool>,
@@ -103,6 +108,31 @@ impl InFlight {
     }
 }
 
+/// When states are put out.
+#[derive(Default)]
+struct Pace {
+    /// While catching up: when they began to be the last time.
+    since: Option<Instant>,
+}
+
+impl Pace {
+    /// Whether states are put out in this round: always, unless the inputs are far behind the clock.
+    fn puts_out(&mut self, frontier: Option<Tick>, ended: bool) -> bool {
+        let behind_ms = |tick: Tick| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            (now.as_millis() as u64).saturating_sub(tick)
+        };
+        if ended || frontier.is_none_or(|tick| behind_ms(tick) < BEHIND.as_millis() as u64) {
+            self.since = None;
+            return true;
+        }
+        if self.since.is_none_or(|since| since.elapsed() >= CATCH_UP_EVERY) {
+            self.since = Some(Instant::now());
+        }
+        self.since.is_some_and(|since| since.elapsed() < CATCH_UP_FOR)
+    }
+}
+
 impl<I: Intake> Loop<I> {
     /// Runs until the reader has ended or the stop signal is set, and everything taken in has reached the sinks' feeds.
     pub fn run(mut self, worker: &mut Worker) {
@@ -110,6 +140,7 @@ impl<I: Intake> Loop<I> {
         let mut ended = false;
         let mut rounds = 0u64;
         let (mut quiet_rounds, mut before) = (0, 0);
+        let mut pace = Pace::default();
         loop {
             let mut busy = false;
             for _ in 0..DELIVERIES_MAX {
@@ -125,6 +156,7 @@ impl<I: Intake> Loop<I> {
                     Next::Ended => ended = true,
                 }
             }
+            self.inputs.catching_up.set(!pace.puts_out(self.inputs.frontier(), ended));
             if busy {
                 worker.step();
             } else {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use metrics::counter;
-use operators::batch::HASH;
+use operators::batch::INTERNAL;
 use operators::history_file::Name;
 use operators::time::Tick;
 use serde::Deserialize;
@@ -236,13 +236,9 @@ fn remove(files: &[PathBuf]) {
 }
 
 fn kept_columns(rows: &RecordBatch) -> RecordBatch {
-    match rows.schema_ref().index_of(HASH) {
-        Ok(hash) => {
-            let kept: Vec<usize> = (0..rows.num_columns()).filter(|&column| column != hash).collect();
-            rows.project(&kept).expect("columns of this batch")
-        }
-        Err(_) => rows.clone(),
-    }
+    let fields = rows.schema_ref().fields();
+    let kept = |column: &usize| !INTERNAL.contains(&fields[*column].name().as_str());
+    rows.project(&(0..fields.len()).filter(kept).collect::<Vec<_>>()).expect("columns of this batch")
 }
 
 /// First and last tick of rows, if there are any.

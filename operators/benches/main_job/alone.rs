@@ -5,20 +5,22 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use arrow::array::RecordBatch;
-use operators::batch::{Batch, HASH, TICK, spread, u64s};
+use operators::batch::{Batch, TICK, u64s};
 use operators::conflate::conflate;
 use operators::counters::Counters;
 use operators::deduplicate::deduplicate;
+use operators::devices::{Devices, own};
 use operators::enrich::enrich;
+use operators::record::output::ENRICHMENT;
 use operators::silence::silence;
 use operators::time::Tick;
-use operators::vehicle_state::vehicle_state;
+use operators::vehicle_state::{self, vehicle_state};
 use operators::window::window;
 use timely::dataflow::operators::{Concatenate, Input, Probe};
 use timely::dataflow::{ProbeHandle, Scope, Stream};
 
 use crate::Shape;
-use crate::drive::{Handle, Taken, finish, run, send, take};
+use crate::drive::{Handle, Taken, every_state, finish, run, send, take};
 use crate::fleet::{Fleet, START, TICK_MS};
 use crate::machine::Clock;
 use crate::options::{CONFLATE_MS, HORIZON_MS, SILENCE, WINDOW};
@@ -38,29 +40,41 @@ pub fn all(shape: Shape) {
         .collect();
     let from = |name: &str| kept[name].clone();
     let with_links = |rows: Vec<RecordBatch>| vec![("links", from("links")), ("rows", rows)];
-    measure("spread", vec![("rows", telemetry.clone())], |streams| vec![spread(rows(streams, "rows"), HASH)]);
+    measure("own", vec![("rows", telemetry.clone())], |streams| vec![owned(streams).0]);
     measure("deduplicate", vec![("rows", telemetry.clone())], |streams| {
-        vec![deduplicate(rows(streams, "rows"), HORIZON_MS, Counters::default())]
+        vec![deduplicate(owned(streams).0, HORIZON_MS, Counters::default())]
     });
     measure("enrich", with_links(telemetry.clone()), |streams| {
-        vec![enrich(rows(streams, "rows"), rows(streams, "links"), Counters::default())]
+        let (events, devices) = owned(streams);
+        vec![enrich(events, rows(streams, "links"), &ENRICHMENT, &devices, Counters::default())]
     });
     measure("window", vec![("rows", from("enriched"))], |streams| {
         let windows = window(rows(streams, "rows"), WINDOW, Counters::default());
         vec![windows.table, windows.late]
     });
     measure("silence", with_links(telemetry.clone()), |streams| {
-        let connectivity = silence(rows(streams, "rows"), rows(streams, "links"), SILENCE);
+        let (events, devices) = owned(streams);
+        let connectivity = silence(events, rows(streams, "links"), SILENCE, &devices);
         vec![connectivity.table, connectivity.events]
     });
     let inputs = [with_links(telemetry), vec![("connectivity", Vec::new())]].concat();
-    measure("vehicle_state", inputs, |streams| {
-        let (events, links) = (rows(streams, "rows"), rows(streams, "links"));
-        vec![vehicle_state(events, links, rows(streams, "connectivity"), Counters::default())]
-    });
-    measure("conflate", vec![("rows", from("states"))], |streams| {
-        vec![conflate(rows(streams, "rows"), "vehicle_id", CONFLATE_MS)]
-    });
+    for (name, changes, conflate_ms) in
+        [("changes", true, None), ("conflated", false, Some(CONFLATE_MS)), ("both", true, Some(CONFLATE_MS))]
+    {
+        measure(name, inputs.clone(), move |streams| {
+            let (events, devices) = owned(streams);
+            let (links, connections) = (rows(streams, "links"), rows(streams, "connectivity"));
+            let wanted = vehicle_state::Options { changes, conflate_ms, ..every_state() };
+            let state = vehicle_state(events, links, connections, wanted, &devices, Counters::default());
+            vec![state.changes, conflate(state.conflated, "vehicle_id", CONFLATE_MS)]
+        });
+    }
+}
+
+/// The telemetry with its devices numbered, which all but `window` need: the time of `own` is in theirs.
+fn owned<'s>(streams: &mut Streams<'s>) -> (Stream<'s, Tick, Batch>, Devices) {
+    let devices = Devices::default();
+    (own(rows(streams, "rows"), &devices), devices)
 }
 
 fn rows<'s>(streams: &mut Streams<'s>, name: &str) -> Stream<'s, Tick, Batch> {
@@ -109,7 +123,8 @@ where
             worker.step();
         }
         let last = handles.values().map(|handle| *handle.time()).min().expect("there is an input");
-        if name == "conflate" {
+        if ["conflated", "both"].contains(&name) {
+            // What the last window holds stays in it.
             worker.step();
         } else {
             finish(worker, &mut handles, &probe, last);

@@ -7,16 +7,18 @@ use std::rc::Rc;
 use std::sync::{Arc, Barrier};
 
 use arrow::array::RecordBatch;
-use operators::batch::{Batch, HASH, spread};
+use operators::batch::Batch;
 use operators::conflate::conflate;
 use operators::counters::Counters;
 use operators::deduplicate::deduplicate;
+use operators::devices::{Devices, own};
 use operators::enrich::enrich;
 use operators::link::{References, link};
 use operators::record::Stream as Topic;
+use operators::record::output::ENRICHMENT;
 use operators::silence::silence;
 use operators::time::Tick;
-use operators::vehicle_state::vehicle_state;
+use operators::vehicle_state::{self, CatchingUp, vehicle_state};
 use operators::window::window;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -156,7 +158,8 @@ fn build<'s>(
         handles.insert(topic, handle);
         stream
     };
-    let events = spread(input(Topic::Telemetry), HASH);
+    let devices = Devices::default();
+    let events = own(input(Topic::Telemetry), &devices);
     let events = deduplicate(events, HORIZON_MS, counters.clone());
     let links = link(References {
         vehicles: input(Topic::Vehicle),
@@ -164,11 +167,11 @@ fn build<'s>(
         companies: input(Topic::Company),
         tariffs: input(Topic::Tariff),
     });
-    let enriched = enrich(events.clone(), links.clone(), counters.clone());
+    let enriched = enrich(events.clone(), links.clone(), &ENRICHMENT, &devices, counters.clone());
     let windows = window(enriched.clone(), WINDOW, counters.clone());
-    let connectivity = silence(events.clone(), links.clone(), SILENCE);
-    let state = vehicle_state(events, links.clone(), connectivity.table, counters.clone());
-    let conflated = conflate(state.clone(), "vehicle_id", CONFLATE_MS);
+    let connectivity = silence(events.clone(), links.clone(), SILENCE, &devices);
+    let state = vehicle_state(events, links.clone(), connectivity.table, every_state(), &devices, counters.clone());
+    let conflated = conflate(state.conflated, "vehicle_id", CONFLATE_MS);
     // What conflation holds back must not hold the input back.
     take(conflated, "conflated", taken).probe_with(held_back);
     let ends = [
@@ -177,10 +180,15 @@ fn build<'s>(
         take(windows.table, "minutes", taken),
         take(windows.late, "late", taken),
         take(connectivity.events, "happened", taken),
-        take(state, "states", taken),
+        take(state.changes, "states", taken),
     ];
     scope.concatenate(ends).probe_with(probe);
     handles
+}
+
+/// Both outputs of `vehicle_state`.
+pub fn every_state() -> vehicle_state::Options {
+    vehicle_state::Options { changes: true, conflate_ms: Some(CONFLATE_MS), catching_up: CatchingUp::default() }
 }
 
 /// Counts the rows of a stream and lets them go.

@@ -34,16 +34,20 @@ pub const ENRICHMENT: [&str; 9] = [
     "driver_phone",
 ];
 
-static ENRICHED: LazyLock<SchemaRef> = LazyLock::new(|| {
-    let mut fields: Vec<Field> = telemetry::schema().fields().iter().map(|f| f.as_ref().clone()).collect();
-    fields.extend(ENRICHMENT.iter().map(|name| text(name)));
-    Arc::new(Schema::new(fields))
-});
+static ENRICHED: LazyLock<SchemaRef> = LazyLock::new(|| enriched_with(&ENRICHMENT));
 
 /// `telemetry_enriched` (append): a telemetry message and the references as they stood when it arrived.
 #[must_use]
 pub fn enriched() -> SchemaRef {
     ENRICHED.clone()
+}
+
+/// The same with these columns of the references only.
+#[must_use]
+pub fn enriched_with(wanted: &[&str]) -> SchemaRef {
+    let mut fields: Vec<Field> = telemetry::owned_schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+    fields.extend(wanted.iter().map(|name| text(name)));
+    Arc::new(Schema::new(fields))
 }
 
 static LINKS: LazyLock<SchemaRef> = LazyLock::new(|| {

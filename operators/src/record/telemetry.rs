@@ -7,7 +7,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::batch::{HASH, OFFSET, PARTITION, TICK, key_hash};
+use crate::batch::{DEVICE, HASH, OFFSET, PARTITION, TICK, key_hash};
 use crate::error::{Position, Refusal, excerpt};
 
 /// Longest device id, in characters.
@@ -172,6 +172,18 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 #[must_use]
 pub fn schema() -> SchemaRef {
     SCHEMA.clone()
+}
+
+static OWNED_SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let number = Arc::new(Field::new(DEVICE, DataType::UInt32, false));
+    let field = |field: &Arc<Field>| if field.name() == HASH { number.clone() } else { field.clone() };
+    Arc::new(Schema::new(SCHEMA.fields().iter().map(field).collect::<Vec<_>>()))
+});
+
+/// The columns of telemetry that lies with the worker that owns its devices: see [`crate::devices::own`].
+#[must_use]
+pub fn owned_schema() -> SchemaRef {
+    OWNED_SCHEMA.clone()
 }
 
 /// Builds telemetry batches column by column.

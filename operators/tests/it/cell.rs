@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, UInt64Type};
-use operators::batch::{DELETED, TICK};
+use operators::batch::{DELETED, INTERNAL, TICK};
 use operators::time::Tick;
 
 /// One value.
@@ -51,8 +51,8 @@ pub fn changes_of(rows: &RecordBatch) -> Vec<Change> {
         let Some(Cell::Int(tick)) = cell(tick_name) else { panic!("every stream has ticks") };
         let deleted = cell(DELETED) == Some(Cell::Bool(true));
         let schema = rows.schema();
-        let names =
-            schema.fields().iter().map(|field| field.name()).filter(|&name| name != tick_name && name != DELETED);
+        let names = schema.fields().iter().map(|field| field.name());
+        let names = names.filter(|&name| name != tick_name && name != DELETED && !INTERNAL.contains(&name.as_str()));
         let cells = names.map(|name| (name.clone(), cell(name).expect("a name of the schema"))).collect();
         Change { tick: tick as Tick, upsert: !deleted, cells }
     };

@@ -9,16 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use operators::batch::{Batch, HASH, spread};
+use operators::batch::Batch;
 use operators::conflate::conflate;
 use operators::counters::Counters;
 use operators::deduplicate::deduplicate;
+use operators::devices::{Devices, own};
 use operators::enrich::enrich;
 use operators::link::{References, link};
 use operators::record::Stream as Topic;
+use operators::record::output::ENRICHMENT;
 use operators::silence::{self, silence};
 use operators::time::Tick;
-use operators::vehicle_state::vehicle_state;
+use operators::vehicle_state::{self, CatchingUp, vehicle_state};
 use operators::window::{self, window};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -38,6 +40,8 @@ pub struct Options {
     pub silence: silence::Options,
     pub window: window::Options,
     pub conflate_ms: u64,
+    /// Whether the job is told now and then that it is catching up.
+    pub catching_up: bool,
 }
 
 /// Everything that came out, by stream.
@@ -207,7 +211,8 @@ fn main_job<'s>(
 ) {
     let counters = Counters::default();
     let mut input = |topic| inputs.remove(&topic).expect("an input for each topic");
-    let events = spread(input(Topic::Telemetry), HASH);
+    let devices = Devices::default();
+    let events = own(input(Topic::Telemetry), &devices);
     let events = deduplicate(events, options.horizon_ms, counters.clone());
     let links = link(References {
         vehicles: input(Topic::Vehicle),
@@ -215,11 +220,15 @@ fn main_job<'s>(
         companies: input(Topic::Company),
         tariffs: input(Topic::Tariff),
     });
-    let enriched = enrich(events.clone(), links.clone(), counters.clone());
+    let enriched = enrich(events.clone(), links.clone(), &ENRICHMENT, &devices, counters.clone());
     let windows = window(enriched.clone(), options.window, counters.clone());
-    let connectivity = silence(events.clone(), links.clone(), options.silence);
-    let state = vehicle_state(events.clone(), links.clone(), connectivity.table.clone(), counters.clone());
-    let conflated = conflate(state.clone(), "vehicle_id", options.conflate_ms);
+    let connectivity = silence(events.clone(), links.clone(), options.silence, &devices);
+    let catching_up = CatchingUp::default();
+    let events = if options.catching_up { hurry(events, catching_up.clone()) } else { events };
+    let wanted = vehicle_state::Options { changes: true, conflate_ms: Some(options.conflate_ms), catching_up };
+    let connections = connectivity.table.clone();
+    let state = vehicle_state(events.clone(), links.clone(), connections, wanted, &devices, counters.clone());
+    let conflated = conflate(state.conflated, "vehicle_id", options.conflate_ms);
     let streams = [
         ("events", events),
         ("links", links),
@@ -228,11 +237,26 @@ fn main_job<'s>(
         ("late", windows.late),
         ("connectivity", connectivity.table),
         ("vehicle_events", connectivity.events),
-        ("vehicle_state", state),
+        ("vehicle_state", state.changes),
         ("conflated", conflated),
     ];
     let ends = streams.map(|(name, stream)| catch(stream, name, caught));
     scope.concatenate(ends).probe_with(probe);
+}
+
+/// Tells that the job is catching up, and that it is not, in turns that depend on the events; not where only time goes on.
+fn hurry(events: Stream<'_, Tick, Batch>, catching_up: CatchingUp) -> Stream<'_, Tick, Batch> {
+    events.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Hurry", move |_, _| {
+        let mut dice = Dice(1);
+        move |(input, _), output| {
+            catching_up.set(false);
+            input.for_each(|time, batch| {
+                dice.0 ^= *time.time();
+                catching_up.set(dice.below(3) > 0);
+                output.session(&time).give_container(batch);
+            });
+        }
+    })
 }
 
 /// Keeps the rows of a stream under its name.

@@ -2,9 +2,7 @@
 //! back at random, compared at every tick with a naive fold over the same log in canonical order.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap in a test is the failed test")]
 
-mod bulk;
 mod cell;
-mod conflate;
 mod drive;
 mod log;
 mod main_job;

@@ -41,7 +41,7 @@ fn message(device: &str, offset: i64, company: &str) -> Value {
     json!({
         "device_id": device, "ts": NEW_YEAR + offset, "seq": offset, "lat": 52.520_008, "lon": -13.4, "satellites": 9,
         "ignition": true, "attributes": "{\"door\":\"open\"}", "company_id": company, "__partition": 3,
-        "__offset": offset, "__hash": 7, "__tick": NEW_YEAR + 10,
+        "__offset": offset, "__device": 7, "__tick": NEW_YEAR + 10,
     })
 }
 
@@ -65,7 +65,7 @@ async fn a_message_keeps_every_value() {
     let server = services::clickhouse();
     let (mut sink, database) = open(server, options()).await;
     let bare = json!({
-        "device_id": "bare", "ts": NEW_YEAR, "seq": 0, "__partition": 0, "__offset": 0, "__hash": 0, "__tick": 10,
+        "device_id": "bare", "ts": NEW_YEAR, "seq": 0, "__partition": 0, "__offset": 0, "__device": 0, "__tick": 10,
     });
     sink.apply(&history(&[message("d-1", 1_234, "c-1"), bare])).await.expect("applied");
     let rows = server.query(&format!(

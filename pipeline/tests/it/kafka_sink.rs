@@ -275,7 +275,7 @@ async fn a_record_that_the_broker_refuses_is_kept_and_the_others_are_not_doubled
 fn messages(first: i64, count: i64, tick: Tick) -> RecordBatch {
     let row = |seq: i64| {
         json!({"device_id": format!("d-{}", seq % 50), "ts": seq, "seq": seq, "lat": 1.5, "lon": 2.5, "plate": "HS 1",
-            "__partition": seq % 4, "__offset": seq, "__hash": 1, "__tick": tick})
+            "__partition": seq % 4, "__offset": seq, "__device": 1, "__tick": tick})
     };
     batch(output::enriched(), &(first..first + count).map(row).collect::<Vec<_>>())
 }

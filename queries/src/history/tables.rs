@@ -13,7 +13,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
-use operators::batch::HASH;
+use operators::batch::INTERNAL;
 use operators::error::{self, Refusal};
 use operators::record::output;
 
@@ -96,7 +96,7 @@ fn sql_type(kind: &DataType) -> &'static str {
 
 /// The columns of a table's files. Null where a file of another build lacks one.
 fn columns(written: &SchemaRef) -> SchemaRef {
-    let columns = written.fields().iter().filter(|field| field.name() != HASH);
+    let columns = written.fields().iter().filter(|field| !INTERNAL.contains(&field.name().as_str()));
     Arc::new(Schema::new(columns.map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>()))
 }
 

@@ -9,7 +9,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
-use operators::batch::{DELETED, HASH, OFFSET, PARTITION, TICK, bools, u64s};
+use operators::batch::{DELETED, INTERNAL, OFFSET, PARTITION, TICK, bools, u64s};
 use operators::record::output;
 
 use crate::run::Route;
@@ -103,7 +103,7 @@ fn target_schema(source: &SchemaRef) -> SchemaRef {
     let mut fields = Vec::with_capacity(source.fields().len() + 1);
     for field in source.fields() {
         let target = match field.name().as_str() {
-            HASH => continue,
+            name if INTERNAL.contains(&name) => continue,
             DELETED => Field::new("is_deleted", DataType::UInt8, false),
             TICK if is_table => Field::new("version", DataType::UInt64, false),
             TICK => Field::new("tick", DataType::UInt64, false),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, StringViewArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
+use operators::batch::HASH;
 use operators::batch::{OFFSET, PARTITION, TICK, i64s};
 use operators::history_file::current;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
