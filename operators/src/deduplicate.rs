@@ -10,7 +10,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use crate::batch::{Batch, TICK, i64s, u64s};
 use crate::counters::{Counters, add};
-use crate::devices::{ByDevice, numbers};
+use crate::devices::{ByDevice, FETCH_ROWS, numbers};
 use crate::pending::{Closed, Pending};
 use crate::time::Tick;
 
@@ -129,6 +129,10 @@ fn distinct(closed: &Closed, devices: &mut Remembered, horizon_ms: u64, counters
         let (ts, seq) = (i64s(rows, "ts").values(), i64s(rows, "seq").values());
         devices.seen.reserve(devices_of, || None);
         for row in run.start..run.end {
+            if (row - run.start).is_multiple_of(FETCH_ROWS) {
+                let block = &devices_of[row..run.end.min(row + FETCH_ROWS)];
+                devices.seen.fetch(block, |seen| seen.as_ref().map_or(0, |seen| seen.greatest.0));
+            }
             if !devices.seen(devices_of[row]).insert((ts[row], seq[row]), ticks[row], horizon_ms) {
                 repeated.push((run.portion, row));
             }

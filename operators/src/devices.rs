@@ -81,6 +81,9 @@ pub fn numbers(rows: &RecordBatch) -> &[u32] {
     column.as_primitive::<UInt32Type>().values()
 }
 
+/// Rows for which [`ByDevice::fetch`] is called at a time: what it fetches still lies in the first cache when it is used.
+pub const FETCH_ROWS: usize = 64;
+
 /// The value of each device by its number, of a kind that most devices have; missing ones are made where they are looked for.
 #[derive(Debug)]
 pub struct ByDevice<V>(Vec<V>);
@@ -99,6 +102,13 @@ impl<V> ByDevice<V> {
         {
             self.0.resize_with(greatest as usize + 1, make);
         }
+    }
+
+    /// Has the machine fetch these devices' values, all at once: one after the other each is waited for. `part` is what it reads
+    /// of a value.
+    pub fn fetch(&self, numbers: &[u32], part: impl Fn(&V) -> i64) {
+        let values = numbers.iter().filter_map(|&number| self.get(number));
+        std::hint::black_box(values.fold(0, |all, value| all ^ part(value)));
     }
 
     /// A device's value, if there is room for it.

@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod changes;
+pub mod columns;
 pub mod conflate;
 pub mod connection;
 pub mod counters;

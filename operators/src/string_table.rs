@@ -20,6 +20,9 @@ const SMALL_BYTES_MAX: usize = 512 << 10;
 /// So many blocks that were put together once are put together into one: every batch names them all.
 const BLOCKS_MAX: usize = 256;
 
+/// Rows gathered at a time.
+const GATHER_ROWS: usize = 128;
+
 /// Text columns addressed by slot.
 #[derive(Clone, Debug)]
 pub struct StringTable {
@@ -97,13 +100,15 @@ impl StringTable {
     #[allow(unsafe_code)]
     pub fn gather(&mut self, slots: &[u32]) -> Vec<ArrayRef> {
         let buffers = self.buffers();
-        let mut columns = vec![Vec::with_capacity(slots.len()); self.columns];
-        let none = vec![NULL; self.columns];
-        for &slot in slots {
-            let from = slot as usize * self.columns;
-            let row = if slot == NO_SLOT { &none[..] } else { &self.views[from..from + self.columns] };
-            for (column, &view) in columns.iter_mut().zip(row) {
-                column.push(view);
+        let mut columns: Vec<Vec<u128>> = (0..self.columns).map(|_| Vec::with_capacity(slots.len())).collect();
+        // Column by column, but only so many rows at a time that they stay in the first cache.
+        for block in slots.chunks(GATHER_ROWS) {
+            for (at, column) in columns.iter_mut().enumerate() {
+                let view = |&slot: &u32| match slot {
+                    NO_SLOT => NULL,
+                    slot => self.views[slot as usize * self.columns + at],
+                };
+                column.extend(block.iter().map(view));
             }
         }
         let array = |mut views: Vec<u128>| {

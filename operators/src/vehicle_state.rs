@@ -20,8 +20,8 @@ use crate::batch::{Batch, TICK, bools, by_key, i64s, strings, u64s};
 use crate::changes::Changes;
 use crate::counters::{Counters, add};
 use crate::device_links::DeviceLinks;
-use crate::devices::{ByDevice, Devices, numbers};
-use crate::latest::{Columns, Latest};
+use crate::devices::{ByDevice, Devices, FETCH_ROWS, numbers};
+use crate::latest::{Columns, Latest, Status};
 use crate::pending::Pending;
 use crate::time::Tick;
 
@@ -153,6 +153,10 @@ impl Device {
     fn new() -> Self {
         Self { latest: Latest::none(), offline_since: None, changed: 0, touched: 0 }
     }
+
+    fn status(&self) -> Status {
+        if self.offline_since.is_some() { Status::Offline } else { self.latest.status() }
+    }
 }
 
 struct State {
@@ -194,7 +198,11 @@ impl State {
         let (devices, ticks) = (numbers(rows), u64s(rows, TICK).values());
         self.devices.reserve(devices, Device::new);
         let mut outdated = 0;
-        for row in range {
+        for row in range.clone() {
+            if (row - range.start).is_multiple_of(FETCH_ROWS) {
+                let block = &devices[row..range.end.min(row + FETCH_ROWS)];
+                self.devices.fetch(block, |device| device.latest.ts ^ i64::from(device.touched));
+            }
             if ticks[row] != self.tick {
                 self.end_ticks(ticks[row]);
                 self.begin_tick(ticks[row]);

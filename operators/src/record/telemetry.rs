@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{
-    ArrayRef, BooleanBuilder, Float64Builder, Int32Builder, Int64Builder, RecordBatch, StringViewBuilder, UInt64Builder,
-};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringViewBuilder, UInt64Array};
+use arrow::datatypes::{DataType, Field, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
 
 use crate::batch::{DEVICE, HASH, OFFSET, PARTITION, TICK, key_hash};
+use crate::columns::{flags, nullable, taken};
 use crate::error::{Position, Refusal, excerpt};
+use crate::time::Tick;
 
 /// Longest device id, in characters.
 pub const DEVICE_ID_CHARS_MAX: usize = 64;
@@ -186,102 +186,92 @@ pub fn owned_schema() -> SchemaRef {
     OWNED_SCHEMA.clone()
 }
 
-/// Builds telemetry batches column by column.
+/// Builds telemetry batches column by column. What is missing is a NaN meanwhile, which no message may hold, or the least
+/// number: most columns have no gaps, and then no map of these is made.
 #[derive(Debug, Default)]
 pub struct TelemetryBuilder {
     device_id: StringViewBuilder,
-    ts: Int64Builder,
-    server_time: Int64Builder,
-    seq: Int64Builder,
-    lat: Float64Builder,
-    lon: Float64Builder,
-    altitude_m: Float64Builder,
-    speed_kmh: Float64Builder,
-    heading_deg: Float64Builder,
-    satellites: Int32Builder,
-    hdop: Float64Builder,
-    ignition: BooleanBuilder,
-    fuel_level_pct: Float64Builder,
-    engine_temp_c: Float64Builder,
-    odometer_km: Float64Builder,
-    battery_v: Float64Builder,
+    ts: Vec<i64>,
+    server_time: Vec<i64>,
+    seq: Vec<i64>,
+    /// In the order of the schema: position, altitude, speed, heading.
+    motion: [Vec<f64>; 5],
+    satellites: Vec<i32>,
+    hdop: Vec<f64>,
+    ignition: Vec<Option<bool>>,
+    /// In the order of the schema: fuel, temperature, odometer, battery.
+    engine: [Vec<f64>; 4],
     events: StringViewBuilder,
     attributes: StringViewBuilder,
-    partition: Int32Builder,
-    offset: Int64Builder,
-    hash: UInt64Builder,
-    tick: UInt64Builder,
-    rows: usize,
+    partition: Vec<i32>,
+    offset: Vec<i64>,
+    hash: Vec<u64>,
+    tick: Vec<Tick>,
 }
+
+const NO_TIME: i64 = i64::MIN;
+const NO_COUNT: i32 = i32::MIN;
 
 impl TelemetryBuilder {
     /// Adds one message that stood at `at` in its log.
     pub fn push(&mut self, t: &Telemetry<'_>, at: Position) {
+        let add = |columns: &mut [Vec<f64>], values: &[Option<f64>]| {
+            for (column, value) in columns.iter_mut().zip(values) {
+                column.push(value.unwrap_or(f64::NAN));
+            }
+        };
         self.device_id.append_value(t.device_id);
-        self.ts.append_value(t.ts);
-        self.server_time.append_option(t.server_time);
-        self.seq.append_value(t.seq);
-        self.lat.append_option(t.lat);
-        self.lon.append_option(t.lon);
-        self.altitude_m.append_option(t.altitude_m);
-        self.speed_kmh.append_option(t.speed_kmh);
-        self.heading_deg.append_option(t.heading_deg);
-        self.satellites.append_option(t.satellites);
-        self.hdop.append_option(t.hdop);
-        self.ignition.append_option(t.ignition);
-        self.fuel_level_pct.append_option(t.fuel_level_pct);
-        self.engine_temp_c.append_option(t.engine_temp_c);
-        self.odometer_km.append_option(t.odometer_km);
-        self.battery_v.append_option(t.battery_v);
+        self.ts.push(t.ts);
+        self.server_time.push(t.server_time.unwrap_or(NO_TIME));
+        self.seq.push(t.seq);
+        add(&mut self.motion, &[t.lat, t.lon, t.altitude_m, t.speed_kmh, t.heading_deg]);
+        self.satellites.push(t.satellites.unwrap_or(NO_COUNT));
+        self.hdop.push(t.hdop.unwrap_or(f64::NAN));
+        self.ignition.push(t.ignition);
+        add(&mut self.engine, &[t.fuel_level_pct, t.engine_temp_c, t.odometer_km, t.battery_v]);
         self.events.append_option(t.events);
         self.attributes.append_option(t.attributes);
-        self.partition.append_value(at.partition);
-        self.offset.append_value(at.offset);
-        self.hash.append_value(key_hash(t.device_id.as_bytes()));
-        self.tick.append_value(at.tick);
-        self.rows += 1;
+        self.partition.push(at.partition);
+        self.offset.push(at.offset);
+        self.hash.push(key_hash(t.device_id.as_bytes()));
+        self.tick.push(at.tick);
     }
 
     /// Rows added since the last [`finish`](Self::finish).
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows
+        self.ts.len()
     }
 
     /// Whether no row was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.len() == 0
     }
 
     /// The batch so far; the builder is empty again.
     pub fn finish(&mut self) -> RecordBatch {
-        self.rows = 0;
-        let columns: Vec<ArrayRef> = vec![
+        let float = |column: &mut Vec<f64>| nullable::<Float64Type>(taken(column), |value| !value.is_nan());
+        let mut columns: Vec<ArrayRef> = vec![
             Arc::new(self.device_id.finish()),
-            Arc::new(self.ts.finish()),
-            Arc::new(self.server_time.finish()),
-            Arc::new(self.seq.finish()),
-            Arc::new(self.lat.finish()),
-            Arc::new(self.lon.finish()),
-            Arc::new(self.altitude_m.finish()),
-            Arc::new(self.speed_kmh.finish()),
-            Arc::new(self.heading_deg.finish()),
-            Arc::new(self.satellites.finish()),
-            Arc::new(self.hdop.finish()),
-            Arc::new(self.ignition.finish()),
-            Arc::new(self.fuel_level_pct.finish()),
-            Arc::new(self.engine_temp_c.finish()),
-            Arc::new(self.odometer_km.finish()),
-            Arc::new(self.battery_v.finish()),
-            Arc::new(self.events.finish()),
-            Arc::new(self.attributes.finish()),
-            Arc::new(self.partition.finish()),
-            Arc::new(self.offset.finish()),
-            Arc::new(self.hash.finish()),
-            Arc::new(self.tick.finish()),
+            Arc::new(Int64Array::from(taken(&mut self.ts))),
+            nullable::<Int64Type>(taken(&mut self.server_time), |&time| time != NO_TIME),
+            Arc::new(Int64Array::from(taken(&mut self.seq))),
         ];
-        RecordBatch::try_new(schema(), columns).expect("builders match the schema")
+        columns.extend(self.motion.iter_mut().map(float));
+        columns.push(nullable::<Int32Type>(taken(&mut self.satellites), |&count| count != NO_COUNT));
+        columns.push(float(&mut self.hdop));
+        columns.push(flags(&taken(&mut self.ignition)));
+        columns.extend(self.engine.iter_mut().map(float));
+        columns.extend([
+            Arc::new(self.events.finish()) as ArrayRef,
+            Arc::new(self.attributes.finish()),
+            Arc::new(Int32Array::from(taken(&mut self.partition))),
+            Arc::new(Int64Array::from(taken(&mut self.offset))),
+            Arc::new(UInt64Array::from(taken(&mut self.hash))),
+            Arc::new(UInt64Array::from(taken(&mut self.tick))),
+        ]);
+        RecordBatch::try_new(schema(), columns).expect("columns of the schema")
     }
 }
 

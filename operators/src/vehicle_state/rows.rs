@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, PrimitiveArray, RecordBatch, UInt64Array};
-use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::datatypes::{ArrowPrimitiveType, Float64Type, Int32Type, Int64Type};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::{Float64Type, Int32Type, Int64Type};
 
-use crate::latest::{Latest, Status};
+use super::Device;
+use crate::columns::{flags, nullable, taken};
+use crate::devices::ByDevice;
+use crate::latest::Status;
 use crate::record::output;
 use crate::string_table::StringTable;
-use crate::time::Tick;
+use crate::time::{Tick, round_up};
 
 /// No time: what stands for null in [`Rows::offline_since`].
 const NEVER: i64 = i64::MIN;
@@ -50,20 +53,21 @@ impl Default for Rows {
 }
 
 impl Rows {
-    /// Adds the row of a vehicle whose device has these values.
-    pub(super) fn push(&mut self, vehicle: u32, latest: &Latest, offline_since: Option<i64>, tick: Tick) {
-        let status = if offline_since.is_some() { Status::Offline } else { latest.status() };
-        self.vehicles.push(vehicle);
-        self.status.push(status as u32);
-        self.ts.push(latest.ts);
-        self.seq.push(latest.seq);
-        for (column, &value) in self.measurements.iter_mut().zip(&latest.measurements) {
-            column.push(value);
+    /// Adds rows of vehicles (their slots in the table of links) and their devices, each with the end of the window of the
+    /// device's last change as its tick.
+    pub(super) fn extend(&mut self, places: &[(u32, u32)], devices: &ByDevice<Device>, window_ms: u64) {
+        let states = || places.iter().map(|&(_, number)| devices.get(number).expect("a device that changed"));
+        self.vehicles.extend(places.iter().map(|&(vehicle, _)| vehicle));
+        self.status.extend(states().map(|state| state.status() as u32));
+        self.ts.extend(states().map(|state| state.latest.ts));
+        self.seq.extend(states().map(|state| state.latest.seq));
+        for (at, column) in self.measurements.iter_mut().enumerate() {
+            column.extend(states().map(|state| state.latest.measurements[at]));
         }
-        self.satellites.push(latest.satellites);
-        self.ignition.push(latest.ignition);
-        self.offline_since.push(offline_since.unwrap_or(NEVER));
-        self.ticks.push(tick);
+        self.satellites.extend(states().map(|state| state.latest.satellites));
+        self.ignition.extend(states().map(|state| state.latest.ignition));
+        self.offline_since.extend(states().map(|state| state.offline_since.unwrap_or(NEVER)));
+        self.ticks.extend(states().map(|state| round_up(state.changed, window_ms)));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -78,43 +82,23 @@ impl Rows {
         let count = self.vehicles.len();
         let mut columns = texts.gather(&self.vehicles);
         columns.extend(self.names.gather(&self.status));
-        columns.push(Arc::new(Int64Array::from(cut(&mut self.ts))));
-        columns.push(Arc::new(Int64Array::from(cut(&mut self.seq))));
+        columns.push(Arc::new(Int64Array::from(taken(&mut self.ts))));
+        columns.push(Arc::new(Int64Array::from(taken(&mut self.seq))));
         let mut measured = self.measurements.iter_mut();
         let mut floats = |many: usize, columns: &mut Vec<ArrayRef>| {
             for column in measured.by_ref().take(many) {
-                columns.push(nullable::<Float64Type>(cut(column), |value| !value.is_nan()));
+                columns.push(nullable::<Float64Type>(taken(column), |value| !value.is_nan()));
             }
         };
         floats(5, &mut columns);
-        columns.push(nullable::<Int32Type>(cut(&mut self.satellites), |&count| count >= 0));
-        let ignition = cut(&mut self.ignition);
-        let nulls = known(&ignition, Option::is_some);
-        let on = BooleanBuffer::collect_bool(count, |row| ignition[row] == Some(true));
-        columns.push(Arc::new(BooleanArray::new(on, nulls)));
+        columns.push(nullable::<Int32Type>(taken(&mut self.satellites), |&count| count >= 0));
+        columns.push(flags(&taken(&mut self.ignition)));
         floats(4, &mut columns);
-        columns.push(nullable::<Int64Type>(cut(&mut self.offline_since), |&since| since != NEVER));
+        columns.push(nullable::<Int64Type>(taken(&mut self.offline_since), |&since| since != NEVER));
         columns.push(Arc::new(BooleanArray::new(BooleanBuffer::new_unset(count), None)));
-        columns.push(Arc::new(UInt64Array::from(cut(&mut self.ticks))));
+        columns.push(Arc::new(UInt64Array::from(taken(&mut self.ticks))));
         self.vehicles.clear();
         self.status.clear();
         Some(RecordBatch::try_new(output::vehicle_state(), columns).expect("the declared columns"))
     }
-}
-
-/// A column's values; as many will come again.
-fn cut<T>(column: &mut Vec<T>) -> Vec<T> {
-    let room = column.len();
-    std::mem::replace(column, Vec::with_capacity(room))
-}
-
-fn nullable<T: ArrowPrimitiveType>(values: Vec<T::Native>, is_known: fn(&T::Native) -> bool) -> ArrayRef {
-    let nulls = known(&values, is_known);
-    Arc::new(PrimitiveArray::<T>::new(values.into(), nulls))
-}
-
-/// Which values are known; `None`, at no cost further on, if all are.
-fn known<T>(values: &[T], is_known: fn(&T) -> bool) -> Option<NullBuffer> {
-    (!values.iter().all(is_known))
-        .then(|| NullBuffer::new(BooleanBuffer::collect_bool(values.len(), |row| is_known(&values[row]))))
 }

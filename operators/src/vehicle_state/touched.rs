@@ -12,6 +12,8 @@ use crate::record::output;
 use crate::string_table::StringTable;
 use crate::time::{Tick, round_up};
 
+/// Devices of which rows are made at a time: their state stays in the first cache.
+const BLOCK: usize = 64;
 /// Rows put together before a batch is made of them: their columns still lie in the second cache.
 const FLUSH_ROWS: usize = 4_096;
 
@@ -70,22 +72,21 @@ impl Touched {
 
     /// Makes the rows of the devices that changed, as they stand.
     pub(super) fn upserts(&mut self, devices: &mut ByDevice<Device>, links: &mut DeviceLinks) {
-        let mut numbers = std::mem::take(&mut self.devices);
-        for number in numbers.drain(..) {
-            let device = devices.at(number);
-            device.touched &= !self.bit;
-            if device.latest.is_some() {
-                let tick = round_up(device.changed, self.window_ms);
-                for vehicle in links.vehicles_of(number) {
-                    self.rows.push(vehicle, &device.latest, device.offline_since, tick);
-                }
-                if self.rows.len() >= FLUSH_ROWS {
-                    self.batches.extend(self.rows.finish(&mut links.texts));
+        for block in self.devices.chunks(BLOCK) {
+            let mut places = Vec::with_capacity(BLOCK);
+            for &number in block {
+                let device = devices.at(number);
+                device.touched &= !self.bit;
+                if device.latest.is_some() {
+                    places.extend(links.vehicles_of(number).map(|vehicle| (vehicle, number)));
                 }
             }
+            self.rows.extend(&places, devices, self.window_ms);
+            if self.rows.len() >= FLUSH_ROWS {
+                self.batches.extend(self.rows.finish(&mut links.texts));
+            }
         }
-        // The space stays for the next ones.
-        self.devices = numbers;
+        self.devices.clear();
         if self.gone.is_empty() {
             self.first = Tick::MAX;
         }

@@ -28,6 +28,23 @@ pub(super) const NAMES: [&[u8]; 18] = [
 ];
 const FIELDS: usize = NAMES.len();
 
+/// Of each name all but the colon, as a number, and which of its bits count.
+const WORDS: [(u128, u128); FIELDS] = {
+    let mut words = [(0, 0); FIELDS];
+    let mut field = 0;
+    while field < FIELDS {
+        let (name, mut at) = (NAMES[field], 0);
+        assert!(name.len() <= 17, "a name fits into a word");
+        while at + 1 < name.len() {
+            words[field].0 |= (name[at] as u128) << (8 * at);
+            words[field].1 |= 0xFF << (8 * at);
+            at += 1;
+        }
+        field += 1;
+    }
+    words
+};
+
 /// Powers of ten that a float holds exactly, as far as 15 digits need them.
 const POWERS: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
 /// A whole number of so many digits is exact as a float, and so is its quotient by a power of ten correctly rounded.
@@ -80,6 +97,27 @@ pub(super) fn parse<'a>(bytes: &'a [u8], order: &mut Order) -> Option<Telemetry<
     (at.next == bytes.len() && seen & 0b11 == 0b11).then_some(t)
 }
 
+/// The number that the leading digits of eight bytes make, and how many digits these are: all bytes at once, as
+/// <https://kholdstare.github.io/technical/2020/05/26/faster-integer-parsing.html> does it.
+#[inline]
+fn leading_digits(bytes: u64) -> (u64, usize) {
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    let digits = bytes ^ ZEROS;
+    // A byte's high bit is set if it is no digit: above 9, or above 127 before.
+    let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
+    // A sum's carry reaches only bytes after one that is no digit itself.
+    let count = (others.trailing_zeros() / 8) as usize;
+    if count == 0 {
+        return (0, 0);
+    }
+    // The digits at the end of the word, zeros before them.
+    let digits = digits << (64 - 8 * count);
+    let pairs = (digits & 0x0F0F_0F0F_0F0F_0F0F).wrapping_mul(2_561) >> 8;
+    let fours = (pairs & 0x00FF_00FF_00FF_00FF).wrapping_mul(6_553_601) >> 16;
+    let eight = (fours & 0x0000_FFFF_0000_FFFF).wrapping_mul(42_949_672_960_001) >> 32;
+    (eight, count)
+}
+
 struct Place<'a> {
     bytes: &'a [u8],
     next: usize,
@@ -105,6 +143,21 @@ impl<'a> Place<'a> {
         there
     }
 
+    /// Whether the field's name and a colon stand here; both are taken then. Compares a word at once, not byte by byte.
+    #[inline]
+    fn takes_name(&mut self, field: usize) -> bool {
+        let Some(here) = self.bytes.get(self.next..).and_then(<[u8]>::first_chunk::<16>) else {
+            return self.takes(NAMES[field]);
+        };
+        let (word, mask) = WORDS[field];
+        let length = NAMES[field].len();
+        if u128::from_le_bytes(*here) & mask != word || self.bytes.get(self.next + length - 1) != Some(&b':') {
+            return false;
+        }
+        self.next += length;
+        true
+    }
+
     #[inline]
     fn skip_blanks(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
@@ -116,7 +169,7 @@ impl<'a> Place<'a> {
     #[inline]
     fn name(&mut self, order: &mut Order, last: usize) -> Option<usize> {
         let likely = usize::from(order.0[last]);
-        if likely < FIELDS && self.takes(NAMES[likely]) {
+        if likely < FIELDS && self.takes_name(likely) {
             return Some(likely);
         }
         let field = (0..FIELDS).find(|field| self.takes(NAMES[*field]))?;
@@ -179,6 +232,13 @@ impl<'a> Place<'a> {
     #[inline]
     fn digits(&mut self) -> (u64, usize) {
         let (mut number, mut count) = (0u64, 0);
+        if let Some(eight) = self.bytes.get(self.next..).and_then(<[u8]>::first_chunk::<8>) {
+            (number, count) = leading_digits(u64::from_le_bytes(*eight));
+            if count < 8 {
+                self.next += count;
+                return (number, count);
+            }
+        }
         // One digit more than is taken, so that a longer number is seen to be longer.
         while let Some(digit) = self.bytes.get(self.next + count).map(|byte| byte.wrapping_sub(b'0'))
             && digit < 10
