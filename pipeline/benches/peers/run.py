@@ -49,6 +49,12 @@ def copied(folder, work):
     live.write_text(text.replace("    elif peer == 'direct':", OURS_LIVE + "    elif peer == 'direct':", 1))
     for name in ("logs", "results", "tmp"):
         (peers / name).mkdir(exist_ok=True)
+    # What Flink asks of Java 17, as its own start script gives it.
+    opens = ("lang", "net", "io", "nio", "lang.reflect", "text", "time", "util")
+    opens += ("util.concurrent", "util.concurrent.atomic", "util.concurrent.locks")
+    options = peers / "flink" / "jvmopts"
+    if not options.exists():
+        options.write_text(" ".join(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in opens))
     return peers
 
 

@@ -446,7 +446,7 @@ fn assert_refused(outcome: Result<(), SinkError>, saying: &str) {
 
 #[tokio::test]
 async fn a_killed_server_is_waited_for_and_the_step_heals() {
-    let mut server = Redis::private();
+    let mut server = Redis::private("");
     let mut bench = Bench::on(&server).await;
     bench.apply(&[state("v-1", 10, "c", "Ann", 1.0)]).await;
     server.server.kill9();
@@ -466,7 +466,7 @@ async fn a_killed_server_is_waited_for_and_the_step_heals() {
 
 #[tokio::test]
 async fn an_answer_that_never_came_does_no_harm() {
-    let mut server = Redis::private();
+    let mut server = Redis::private("");
     let mut bench = Bench::with(&server, Options { timeout_ms: 300, ..options() }).await;
     let mut deltas = bench.listen().await;
     let step = states(&[state("v-1", 10, "c", "Ann", 1.0)]);
@@ -482,7 +482,7 @@ async fn an_answer_that_never_came_does_no_harm() {
 
 #[tokio::test]
 async fn a_server_that_cannot_write_now_is_waited_for() {
-    let server = Redis::private();
+    let server = Redis::private("");
     let mut bench = Bench::on(&server).await;
     let step = states(&[state("v-1", 10, "c", "Ann", 1.0)]);
     let mut config = redis::cmd("CONFIG");
@@ -507,7 +507,7 @@ async fn a_server_that_cannot_write_now_is_waited_for() {
 
 #[tokio::test]
 async fn what_no_waiting_helps_is_refused_with_what_to_do() {
-    let mut server = Redis::private();
+    let mut server = Redis::private("");
     let mut bench = Bench::on(&server).await;
     let key = format!("{}:vehicle:v-1", bench.prefix);
     let () = bench.client.set(&key, "somebody else's").await.expect("SET");
@@ -543,7 +543,7 @@ async fn what_no_waiting_helps_is_refused_with_what_to_do() {
 
 #[tokio::test]
 async fn an_emptied_redis_is_noticed_and_filled_again() {
-    let server = Redis::private();
+    let server = Redis::private("");
     let mut bench = Bench::on(&server).await;
     bench.apply(&[state("v-1", 10, "c", "Ann", 1.0)]).await;
     let key = format!("{}:epoch", bench.prefix);

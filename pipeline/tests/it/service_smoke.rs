@@ -114,7 +114,7 @@ fn redis_keeps_databases_apart() {
 
 #[test]
 fn a_private_redis_remembers_across_a_stop() {
-    let mut server = Redis::private();
+    let mut server = Redis::private("");
     let url = server.database();
     let set = || -> redis::RedisResult<()> { redis::Client::open(url.as_str())?.get_connection()?.set("key", "value") };
     set().expect("SET");
@@ -276,7 +276,7 @@ fn a_shared_server_is_gone_after_its_test_process_was_killed() {
 
 #[test]
 fn a_private_server_is_gone_when_dropped() {
-    let redis = Redis::private();
+    let redis = Redis::private("");
     let (pid, port, folder) = (redis.server.pid(), redis.server.port(), redis.server.folder().display().to_string());
     drop(redis);
     assert_gone(pid, port, &folder);

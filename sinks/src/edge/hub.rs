@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use super::publication::{Publication, merge};
 use crate::memory::{Change, CurrentState, Incoming, Pin, RowEncoder, RowReader};
 
+/// How often a batch is looked at before it is published although more of it still comes.
+const GATHERS_MAX: usize = 20;
 /// Publications that the ring holds at most.
 const RING_PUBLICATIONS_MAX: usize = 256;
 
@@ -174,15 +176,25 @@ impl Hub {
         self.published.send_replace(inner.next);
     }
 
-    /// Publishes changes as they come, each within `gather` of being made, but no more often than every `spacing`.
+    /// Publishes changes as they come: once no more have come for half of `gather`, or ten times that has passed. Every
+    /// `spacing` on average and no more often; but twice in a row, so that a straggler does not hold up the next batch.
     pub async fn publish_on(&self, gather: Duration, spacing: Duration) {
+        let mut due = Instant::now();
         loop {
             self.changed.notified().await;
-            tokio::time::sleep(gather).await;
+            let mut made = 0;
+            for _ in 0..GATHERS_MAX {
+                tokio::time::sleep(gather / 2).await;
+                let before = std::mem::replace(&mut made, self.lock().open.len());
+                if made == before {
+                    break;
+                }
+            }
+            if let Some(allowed) = due.checked_sub(spacing) {
+                tokio::time::sleep_until(allowed).await;
+            }
             self.publish();
-            let last = Instant::now();
-            // What comes meanwhile waits for the others of its batch.
-            tokio::time::sleep_until(last + spacing).await;
+            due = due.max(Instant::now()) + spacing;
         }
     }
 

@@ -46,7 +46,7 @@ pub struct Options {
     /// Milliseconds of ticks that the dataflow gathers into one delta. Deltas are published no more often than every
     /// four fifths of it.
     pub delta_ms: u64,
-    /// Milliseconds that the first change of a delta waits for those of the other workers.
+    /// Milliseconds that changes wait for those of the other workers: half of it after each that comes.
     pub gather_ms: u64,
     /// Milliseconds between two pings of the server.
     pub heartbeat_ms: u64,

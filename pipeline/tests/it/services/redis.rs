@@ -22,9 +22,9 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A server of the caller's own, gone when dropped.
-    pub fn private() -> Redis {
-        Redis::launch(&[]).unwrap_or_else(|why| panic!("{why}"))
+    /// A server of the caller's own, gone when dropped; with more options on its command line.
+    pub fn private(options: &str) -> Redis {
+        Redis::launch(&[("REDIS_EXTRA", options)]).unwrap_or_else(|why| panic!("{why}"))
     }
 
     pub(super) fn launch(environment: &[(&str, &str)]) -> Result<Redis, String> {
