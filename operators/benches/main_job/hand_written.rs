@@ -213,13 +213,15 @@ impl Loop {
                     }
                 }
             }
-            if device.arrived(tick) {
+            let came_back = device.arrived(tick);
+            if came_back {
                 self.happened.push(device.happened(tick, tick));
             }
             if device.online && !std::mem::replace(&mut device.armed, true) {
                 self.timers.entry(device.due()).or_default().push(at);
             }
-            if device.newer(&latest) && !std::mem::replace(&mut device.touched, true) {
+            // A late message that brings a device back changes its state too.
+            if (device.newer(&latest) || came_back) && !std::mem::replace(&mut device.touched, true) {
                 self.touched.push(at);
             }
         }
