@@ -87,6 +87,7 @@ impl Job {
                 probes,
                 outputs: outputs.clone(),
                 in_flight_rows_max: settings.in_flight_rows_max,
+                conflate_ms: settings.topology.conflate_ms,
                 stop: stop.clone(),
                 progress: progress[index].clone(),
                 report: Box::new({

@@ -8,6 +8,7 @@ pub mod job;
 pub mod logging;
 pub mod metrics;
 pub mod origin;
+mod pace;
 pub mod reference;
 pub mod run;
 pub mod tap;

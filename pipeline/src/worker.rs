@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use operators::batch::{TICK, u64s};
@@ -15,15 +15,11 @@ use sources::Delivery;
 use timely::dataflow::ProbeHandle;
 use timely::worker::Worker;
 
+use crate::pace::Pace;
 use crate::topology::{Inputs, Output, Probes};
 
 /// Longest sleep: how late a worker notices a stop signal or a sink that has caught up.
 const PARK_MAX: Duration = Duration::from_millis(2);
-/// A worker whose inputs are so far behind the clock is catching up, and has states put out only so often and for so long:
-/// versions that nobody would see before the next are left out.
-const BEHIND: Duration = Duration::from_secs(2);
-const CATCH_UP_EVERY: Duration = Duration::from_secs(1);
-const CATCH_UP_FOR: Duration = Duration::from_millis(20);
 /// Deliveries taken in before the operators run again.
 const DELIVERIES_MAX: usize = 64;
 
@@ -73,6 +69,8 @@ pub struct Loop<I> {
     pub outputs: Vec<Output>,
     /// Rows that operators may hold before only the slowest partitions are brought, and only if no worker is further behind.
     pub in_flight_rows_max: usize,
+    /// Milliseconds of ticks over which changes are put together.
+    pub conflate_ms: u64,
     /// Set to end: what was taken in is still worked off.
     pub stop: Arc<AtomicBool>,
     /// For metrics.
@@ -108,31 +106,6 @@ impl InFlight {
     }
 }
 
-/// When states are put out.
-#[derive(Default)]
-struct Pace {
-    /// While catching up: when they began to be the last time.
-    since: Option<Instant>,
-}
-
-impl Pace {
-    /// Whether states are put out in this round: always, unless the inputs are far behind the clock.
-    fn puts_out(&mut self, frontier: Option<Tick>, ended: bool) -> bool {
-        let behind_ms = |tick: Tick| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            (now.as_millis() as u64).saturating_sub(tick)
-        };
-        if ended || frontier.is_none_or(|tick| behind_ms(tick) < BEHIND.as_millis() as u64) {
-            self.since = None;
-            return true;
-        }
-        if self.since.is_none_or(|since| since.elapsed() >= CATCH_UP_EVERY) {
-            self.since = Some(Instant::now());
-        }
-        self.since.is_some_and(|since| since.elapsed() < CATCH_UP_FOR)
-    }
-}
-
 impl<I: Intake> Loop<I> {
     /// Runs until the reader has ended or the stop signal is set, and everything taken in has reached the sinks' feeds.
     pub fn run(mut self, worker: &mut Worker) {
@@ -140,7 +113,7 @@ impl<I: Intake> Loop<I> {
         let mut ended = false;
         let mut rounds = 0u64;
         let (mut quiet_rounds, mut before) = (0, 0);
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(self.conflate_ms);
         loop {
             let mut busy = false;
             for _ in 0..DELIVERIES_MAX {
@@ -156,7 +129,8 @@ impl<I: Intake> Loop<I> {
                     Next::Ended => ended = true,
                 }
             }
-            self.inputs.catching_up.set(!pace.puts_out(self.inputs.frontier(), ended));
+            let frontier = self.inputs.frontier().filter(|_| !ended);
+            self.inputs.catching_up.set(frontier.is_some_and(|tick| !pace.puts_out(tick)));
             if busy {
                 worker.step();
             } else {

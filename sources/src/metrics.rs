@@ -12,6 +12,8 @@ pub enum Metric {
     Bytes,
     /// Records refused, by topic and code.
     Rejected,
+    /// Share of a partition's records that were refused in the last second with any, by topic and partition.
+    RefusedShare,
     /// Records that did not get the tick of their own append time, by topic and code.
     TimeExceptions,
     /// Rows of a batch handed to the worker, by stream.
@@ -49,10 +51,11 @@ enum Kind {
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Metric; 16] = [
+    pub const ALL: [Metric; 17] = [
         Metric::Records,
         Metric::Bytes,
         Metric::Rejected,
+        Metric::RefusedShare,
         Metric::TimeExceptions,
         Metric::BatchRows,
         Metric::Lag,
@@ -75,6 +78,7 @@ impl Metric {
             Metric::Records => "haulstream_source_records_total",
             Metric::Bytes => "haulstream_source_bytes_total",
             Metric::Rejected => "haulstream_source_rejected_total",
+            Metric::RefusedShare => "haulstream_source_refused_share",
             Metric::TimeExceptions => "haulstream_source_time_exceptions_total",
             Metric::BatchRows => "haulstream_source_batch_rows",
             Metric::Lag => "haulstream_source_lag_records",
@@ -98,6 +102,9 @@ impl Metric {
             Metric::Records => "records read",
             Metric::Bytes => "bytes of keys and values read",
             Metric::Rejected => "records refused, each of them a dead letter",
+            Metric::RefusedShare => {
+                "share of a partition's records that were refused in the last second with any, 0 to 1"
+            }
             Metric::TimeExceptions => "records that did not get the tick of their own append time",
             Metric::BatchRows => "rows of a batch handed to the worker",
             Metric::Lag => "records in the log that are not read",
@@ -127,7 +134,11 @@ impl Metric {
     const fn kind(self) -> Kind {
         match self {
             Metric::BatchRows | Metric::LogCommit => Kind::Histogram,
-            Metric::Lag | Metric::FrontierDelay | Metric::OutletBytes | Metric::HttpConnections => Kind::Gauge,
+            Metric::RefusedShare
+            | Metric::Lag
+            | Metric::FrontierDelay
+            | Metric::OutletBytes
+            | Metric::HttpConnections => Kind::Gauge,
             _ => Kind::Counter,
         }
     }

@@ -176,6 +176,8 @@ async fn a_topic_of_nothing_but_garbage_is_refused_and_the_next_message_taken() 
     assert_eq!(codes(&letters), counts.garbage_by_code.iter().map(|(code, count)| (*code, *count)).collect());
     assert!(fleet.read("enriched").is_empty());
     assert!(fleet.vehicles("").await.is_empty());
+    let told = || fleet.program.log().iter().any(|line| line.contains("most records of the last second are refused"));
+    wait_until_async(DEADLINE, "the alarm in the log", async || told()).await;
     fleet.message(&device, now_ms(), 54.1);
     wait_until_async(DEADLINE, "a vehicle", async || fleet.vehicles("").await.len() == 1).await;
     assert_eq!(fleet.read("enriched").len(), 1);

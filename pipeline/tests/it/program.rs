@@ -2,12 +2,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// A running `haulstream run`, ended with the test.
 pub struct Program {
     child: Child,
+    log: Arc<Mutex<Vec<String>>>,
     /// `http://address` of the edge.
     pub url: String,
     /// When it was started.
@@ -30,11 +31,14 @@ impl Program {
             .expect("the program starts");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
         let (tell, told) = mpsc::sync_channel(1_000);
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = log.clone();
         std::thread::Builder::new()
             .name("program-log".into())
             .spawn(move || {
                 for line in stderr.lines().map_while(Result::ok) {
                     eprintln!("program: {line}");
+                    lines.lock().expect("no panic while held").push(line.clone());
                     if let Some(url) = line.strip_prefix("The map: ") {
                         let _ = tell.send(url.trim_end_matches('/').to_owned());
                     }
@@ -42,7 +46,13 @@ impl Program {
             })
             .expect("a thread for the log");
         let url = told.recv_timeout(Duration::from_secs(30)).expect("the program tells its address");
-        Program { child, url, started }
+        Program { child, log, url, started }
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic while held").clone()
     }
 
     /// Number of the process.

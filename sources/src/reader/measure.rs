@@ -13,6 +13,9 @@ use crate::metrics::Metric;
 
 /// How often gauges are set and progress is told, in milliseconds.
 const REPORT_MS: u64 = 1_000;
+/// Records of a second of which more than half are refused before that is told in the log, and how often it is.
+const ALARM_RECORDS_MIN: u64 = 100;
+const ALARM_MS: u64 = 60_000;
 
 pub(super) struct Measure {
     partitions: Vec<Of>,
@@ -26,6 +29,36 @@ struct Of {
     bytes: Counter,
     batch_rows: Histogram,
     lag: Gauge,
+    refused_share: Gauge,
+    partition: i32,
+    /// Since the last report.
+    read: u64,
+    refused: u64,
+    /// When the log may be told again.
+    alarm_ms: u64,
+}
+
+impl Of {
+    /// A topic of little but garbage is a sender's mistake that somebody has to see; it is read on, for a stopped partition
+    /// would hold up every other.
+    fn report_refused(&mut self, now_ms: u64) {
+        let (read, refused) = (std::mem::take(&mut self.read), std::mem::take(&mut self.refused));
+        if read == 0 {
+            return;
+        }
+        self.refused_share.set(refused as f64 / read as f64);
+        if read >= ALARM_RECORDS_MIN && refused * 2 > read && now_ms >= self.alarm_ms {
+            self.alarm_ms = now_ms + ALARM_MS;
+            let Of { topic, partition, .. } = self;
+            tracing::warn!(
+                topic,
+                partition,
+                read,
+                refused,
+                "most records of the last second are refused: see the dead letters"
+            );
+        }
+    }
 }
 
 fn code(exception: Exception) -> &'static str {
@@ -45,8 +78,13 @@ impl Measure {
                 records: counter!(Metric::Records.name(), "topic" => topic.clone()),
                 bytes: counter!(Metric::Bytes.name(), "topic" => topic.clone()),
                 batch_rows: histogram!(Metric::BatchRows.name(), "stream" => a.stream.topic()),
-                lag: gauge!(Metric::Lag.name(), "topic" => topic.clone(), "partition" => partition),
+                lag: gauge!(Metric::Lag.name(), "topic" => topic.clone(), "partition" => partition.clone()),
+                refused_share: gauge!(Metric::RefusedShare.name(), "topic" => topic.clone(), "partition" => partition),
                 topic,
+                partition: a.partition,
+                read: 0,
+                refused: 0,
+                alarm_ms: 0,
             }
         };
         let delay = |s: Stream| (s, gauge!(Metric::FrontierDelay.name(), "stream" => s.topic()));
@@ -61,11 +99,13 @@ impl Measure {
         self.partitions[index].batch_rows.record(rows as f64);
     }
 
-    pub fn tally(&self, index: usize, tally: &Tally) {
-        let of = &self.partitions[index];
+    pub fn tally(&mut self, index: usize, tally: &Tally) {
+        let of = &mut self.partitions[index];
         if tally.records == 0 {
             return;
         }
+        of.read += tally.records as u64;
+        of.refused += tally.rejected.len() as u64;
         of.records.increment(tally.records as u64);
         of.bytes.increment(tally.bytes as u64);
         let mut codes: BTreeMap<(Metric, &'static str), u64> = BTreeMap::new();
@@ -89,13 +129,14 @@ impl Measure {
     }
 
     pub fn report(
-        &self,
+        &mut self,
         now_ms: u64,
         partitions: &[Partition],
         frontiers: &BTreeMap<Stream, Option<Tick>>,
         end: impl Fn(usize) -> Option<i64>,
     ) {
-        for (index, (of, partition)) in self.partitions.iter().zip(partitions).enumerate() {
+        for (index, (of, partition)) in self.partitions.iter_mut().zip(partitions).enumerate() {
+            of.report_refused(now_ms);
             let lag = match partition.state {
                 State::Ended => Some(0),
                 State::Behind | State::CaughtUp => end(index).map(|end| (end - partition.next).max(0)),
