@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringViewArray, UInt64Array,
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringViewArray, UInt32Array,
+    UInt64Array,
 };
 use arrow::datatypes::{DataType, SchemaRef};
 use operators::batch::{DELETED, TICK};
@@ -27,6 +28,7 @@ pub fn batch(schema: SchemaRef, rows: &[Value]) -> RecordBatch {
             DataType::Float64 => Arc::new(values.map(Value::as_f64).collect::<Float64Array>()),
             DataType::Int64 => Arc::new(values.map(Value::as_i64).collect::<Int64Array>()),
             DataType::Int32 => Arc::new(values.map(|v| v.as_i64().map(|v| v as i32)).collect::<Int32Array>()),
+            DataType::UInt32 => Arc::new(values.map(|v| v.as_u64().map(|v| v as u32)).collect::<UInt32Array>()),
             DataType::UInt64 => Arc::new(values.map(Value::as_u64).collect::<UInt64Array>()),
             DataType::Boolean if field.name() == DELETED => {
                 Arc::new(values.map(|v| Some(v.as_bool().unwrap_or(false))).collect::<BooleanArray>())
