@@ -8,7 +8,7 @@ FOLDER holds the comparison: its WORKLOAD.md says what the topics hold and which
 measure one engine, its run.sh builds the engines and starts the broker.  It is copied to DIR and given one more engine: ours.
 Prints events per CPU-second and per second of each, ours as a share of the hand-written program, and whether totals are right.
 """
-import argparse, json, os, pathlib, re, shutil, statistics, subprocess, sys
+import argparse, json, os, pathlib, re, shutil, statistics, subprocess, sys, time
 
 BROKER = "127.0.0.1:19092"
 HERE = pathlib.Path(__file__).resolve().parent
@@ -118,6 +118,9 @@ def main():
     names = ["haulstream", *(name for name in given.peers.split(",") if name)]
     if given.latency:
         for name in names:
+            # Messages of the run before would have to be caught up with.
+            subprocess.run([peers / "rust/target/release/fleetgen", "del", BROKER, "telemetry.live"], check=True)
+            time.sleep(2)
             command = [sys.executable, "lat.py", name, "2", given.rate, given.seconds, str(given.runs)]
             subprocess.run(command, cwd=peers, env=environment, check=True)
         return
