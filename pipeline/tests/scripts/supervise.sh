@@ -25,6 +25,13 @@ pid=
 # From the job table: running (-r) or stopped by a signal (-s), but not ended.
 running() { [ -n "$(jobs -pr; jobs -ps)" ]; }
 
+# Waits until the server has ended; its status.  Not by `wait -f`: killed at the wrong moment, bash waits on for a job that it has
+# forgotten meanwhile, for ever and at full speed.
+ended() {
+  while running; do sleep 0.02; done
+  wait "$pid" 2>/dev/null
+}
+
 while read -r order argument; do
   case $order in
     start)
@@ -38,13 +45,13 @@ while read -r order argument; do
     pid) echo "$pid" ;;
     status) if running; then echo running; else echo gone; fi ;;
     wait)
-      if [ -n "$pid" ]; then wait -f "$pid" 2>/dev/null; echo "ended $?"; else echo "ended -"; fi ;;
+      if [ -n "$pid" ]; then ended; echo "ended $?"; else echo "ended -"; fi ;;
     *) echo "error unknown order '$order'" ;;
   esac
 done
 
 if running; then
   kill -KILL -- "-$pid" 2>/dev/null
-  wait -f "$pid" 2>/dev/null
+  ended
 fi
 rm -rf "$dir"
