@@ -127,7 +127,7 @@ fn distinct(closed: &Closed, devices: &mut Remembered, horizon_ms: u64, counters
         let rows = &closed.portions[run.portion];
         let (devices_of, ticks) = (numbers(rows), u64s(rows, TICK).values());
         let (ts, seq) = (i64s(rows, "ts").values(), i64s(rows, "seq").values());
-        devices.seen.reserve(devices_of, || None);
+        devices.seen.reserve(&devices_of[run.start..run.end], || None);
         for row in run.start..run.end {
             if (row - run.start).is_multiple_of(FETCH_ROWS) {
                 let block = &devices_of[row..run.end.min(row + FETCH_ROWS)];

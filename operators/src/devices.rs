@@ -36,18 +36,6 @@ impl Devices {
         self.0.borrow()
     }
 
-    /// Devices known.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.borrow().len()
-    }
-
-    /// Whether none is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Telemetry with its devices' numbers in the place of the hashes of their ids.
     fn numbered(&self, rows: &RecordBatch) -> RecordBatch {
         let (ids, hashes) = (strings(rows, "device_id"), u64s(rows, HASH).values());

@@ -166,16 +166,6 @@ impl<V> Keyed<V> {
         entry.value
     }
 
-    /// Removes every entry for which `keep` is false.
-    pub fn retain(&mut self, mut keep: impl FnMut(&str, &mut V) -> bool) {
-        for slot in 0..self.entries.len() {
-            let gone = self.entries[slot].as_mut().is_some_and(|entry| !keep(entry.text.as_str(), &mut entry.value));
-            if gone {
-                self.remove(slot as u32);
-            }
-        }
-    }
-
     /// Removes every entry, and keeps the space.
     pub fn clear(&mut self) {
         self.table.clear();

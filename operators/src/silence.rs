@@ -162,7 +162,7 @@ impl Watch {
 
     fn arrivals(&mut self, rows: &RecordBatch, range: std::ops::Range<usize>) {
         let (devices, ticks) = (numbers(rows), u64s(rows, TICK).values());
-        self.make_room(devices);
+        self.make_room(&devices[range.clone()]);
         let mut tick = 0;
         for row in range {
             if ticks[row] != tick {

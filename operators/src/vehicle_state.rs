@@ -196,7 +196,7 @@ impl State {
     /// Takes events in canonical order; with each new tick the ticks before it end.
     fn run(&mut self, rows: &RecordBatch, columns: &Columns<'_>, range: std::ops::Range<usize>) {
         let (devices, ticks) = (numbers(rows), u64s(rows, TICK).values());
-        self.devices.reserve(devices, Device::new);
+        self.devices.reserve(&devices[range.clone()], Device::new);
         let mut outdated = 0;
         for row in range.clone() {
             if (row - range.start).is_multiple_of(FETCH_ROWS) {
