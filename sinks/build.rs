@@ -5,7 +5,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 fn main() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/edge/page");
+    // Asked when the script runs: a build cache may bring a script that was compiled in another clone.
+    #[expect(clippy::disallowed_methods, reason = "the build tells its scripts where they are by this variable")]
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").expect("set by the build");
+    let page = Path::new(&here).join("src/edge/page");
     println!("cargo::rerun-if-changed={}", page.display());
     let mut files = Vec::new();
     collect(&page, &mut files);
