@@ -20,6 +20,7 @@ pub mod look_up_table;
 pub mod newest;
 pub mod pending;
 pub mod record;
+pub mod row;
 pub mod silence;
 pub mod string_table;
 pub mod time;
