@@ -12,6 +12,7 @@ pub mod device_links;
 pub mod devices;
 pub mod enrich;
 pub mod error;
+pub mod exact_sum;
 pub mod history_file;
 pub mod keyed;
 pub mod latest;

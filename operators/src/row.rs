@@ -50,14 +50,14 @@ impl Row {
 
     /// A hash that is the same in every process.
     #[must_use]
-    pub fn hash(&self) -> u64 {
+    pub fn spread(&self) -> u64 {
         crate::batch::key_hash(&self.0)
     }
 }
 
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Row({} bytes, {:016x})", self.0.len(), self.hash())
+        write!(f, "Row({} bytes, {:016x})", self.0.len(), self.spread())
     }
 }
 

@@ -2,6 +2,8 @@
 
 pub mod answer;
 pub mod history;
+pub mod plan;
+pub mod render;
 
 pub use answer::Answer;
 pub use history::History;

@@ -1,0 +1,269 @@
+//! Plans of derived streams: what DataFusion understood of the SQL, as the operators that keep it up to date.
+//!
+//! Invariant: a node's id tells what it computes and nothing else (names of tables' columns and aliases do not matter), so
+//! equal ids are equal work, now and after a restart.
+
+mod aggregate;
+mod express;
+mod join;
+mod lower;
+mod refuse;
+mod session;
+mod temporal;
+mod window;
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::SortOptions;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::JoinType;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::window::WindowExpr;
+
+pub use lower::lower;
+pub use refuse::refusal;
+pub use session::{Inputs, plan_sql, session};
+
+/// An expression over the columns of a node.
+pub type Expression = Arc<dyn PhysicalExpr>;
+
+/// What a node computes, as a number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub u128);
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", (self.0 >> 96) as u32)
+    }
+}
+
+/// What a node's rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// They only come, and are not kept.
+    Events,
+    /// They come and go.
+    Table,
+}
+
+/// One operator of a plan.
+#[derive(Debug)]
+pub struct Node {
+    /// What it does.
+    pub op: Op,
+    /// Its columns, named by their places.
+    pub schema: SchemaRef,
+    /// What it computes.
+    pub id: Id,
+    /// What its rows are.
+    pub kind: Kind,
+    /// Whether no row ever leaves.
+    pub append_only: bool,
+    /// Most rows it can have, if the plan tells.
+    pub rows_max: Option<usize>,
+}
+
+/// The operators.
+#[derive(Debug)]
+pub enum Op {
+    /// A source, a table or another view.
+    Get(String),
+    /// Rows that stand in the text.
+    Constant(RecordBatch),
+    /// Filter first, then project.
+    Map {
+        /// Its input.
+        input: Arc<Node>,
+        /// Rows for which it is true stay.
+        filter: Option<Expression>,
+        /// The columns that come out.
+        project: Vec<Expression>,
+    },
+    /// Two inputs by equal keys.
+    Join(Join),
+    /// Groups by the first columns, aggregates over the others.
+    Reduce {
+        /// Its input: keys, then what the aggregates take.
+        input: Arc<Node>,
+        /// How many columns are keys.
+        keys: usize,
+        /// What is computed of each group; without any the groups themselves are the result.
+        aggregates: Vec<Aggregate>,
+    },
+    /// The first rows of each group.
+    TopK {
+        /// Its input.
+        input: Arc<Node>,
+        /// Columns that make a group.
+        partition: Vec<Expression>,
+        /// Their order within the group; equal rows by their bytes.
+        order: Vec<(Expression, SortOptions)>,
+        /// Rows left out at the start.
+        skip: usize,
+        /// Rows taken after them.
+        fetch: usize,
+    },
+    /// Window functions over each group, added as columns.
+    Window {
+        /// Its input.
+        input: Arc<Node>,
+        /// Columns that make a group.
+        partition: Vec<Expression>,
+        /// Order within the group; equal rows by their bytes.
+        order: Vec<(Expression, SortOptions)>,
+        /// The functions.
+        functions: Vec<Arc<dyn WindowExpr>>,
+    },
+    /// All rows of all inputs.
+    Union(Vec<Arc<Node>>),
+    /// Rows are there between two times.
+    Temporal {
+        /// Its input.
+        input: Arc<Node>,
+        /// Where each begins and ends.
+        bounds: Vec<Bound>,
+    },
+}
+
+/// A comparison of `now()` with an expression.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// A timestamp.
+    pub at: Expression,
+    /// Whether rows leave at it rather than come.
+    pub until: bool,
+    /// Whether they are still (or already) there at that very time.
+    pub including: bool,
+}
+
+/// A join.
+#[derive(Debug)]
+pub struct Join {
+    /// Left input.
+    pub left: Arc<Node>,
+    /// Right input.
+    pub right: Arc<Node>,
+    /// Pairs of expressions, over the left and over the right columns, that are equal.
+    pub on: Vec<(Expression, Expression)>,
+    /// What else holds for a pair, over left and then right columns.
+    pub filter: Option<Expression>,
+    /// What comes out of it.
+    pub kind: JoinType,
+    /// Whether null equals null.
+    pub nulls_equal: bool,
+    /// NOT IN: a null on the right side leaves nothing.
+    pub null_aware: bool,
+}
+
+/// One aggregate of a [`Op::Reduce`]. Places count from the first column after the keys.
+#[derive(Clone, Debug)]
+pub struct Aggregate {
+    /// The function.
+    pub function: Arc<AggregateFunctionExpr>,
+    /// Where its arguments are.
+    pub arguments: Vec<usize>,
+    /// Where its ORDER BY is.
+    pub order: Vec<(usize, SortOptions)>,
+    /// Where its FILTER is.
+    pub filter: Option<usize>,
+}
+
+impl Node {
+    /// Inputs of the node.
+    #[must_use]
+    pub fn inputs(&self) -> Vec<&Arc<Node>> {
+        match &self.op {
+            Op::Get(_) | Op::Constant(_) => Vec::new(),
+            Op::Map { input, .. }
+            | Op::Reduce { input, .. }
+            | Op::TopK { input, .. }
+            | Op::Window { input, .. }
+            | Op::Temporal { input, .. } => vec![input],
+            Op::Join(join) => vec![&join.left, &join.right],
+            Op::Union(inputs) => inputs.iter().collect(),
+        }
+    }
+
+    /// Names of all sources, tables and views below.
+    #[must_use]
+    pub fn reads(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        self.visit(&mut |node| {
+            if let Op::Get(name) = &node.op {
+                names.push(name.as_str());
+            }
+        });
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Calls `see` with this node and all below.
+    pub fn visit<'a>(&'a self, see: &mut impl FnMut(&'a Node)) {
+        see(self);
+        for input in self.inputs() {
+            input.visit(see);
+        }
+    }
+
+    pub(crate) fn new(op: Op, types: &[DataType], kind: Kind, append_only: bool, rows_max: Option<usize>) -> Arc<Node> {
+        let schema = canonical(types);
+        let id = identify(&op, &schema);
+        Arc::new(Node { op, schema, id, kind, append_only, rows_max })
+    }
+}
+
+/// A schema whose columns are named by their places.
+pub(crate) fn canonical(types: &[DataType]) -> SchemaRef {
+    let field = |(index, kind): (usize, &DataType)| Field::new(format!("c{index}"), kind.clone(), true);
+    Arc::new(Schema::new(types.iter().enumerate().map(field).collect::<Vec<_>>()))
+}
+
+/// Types of a schema's columns.
+pub(crate) fn types(schema: &Schema) -> Vec<DataType> {
+    schema.fields().iter().map(|field| field.data_type().clone()).collect()
+}
+
+/// The hash of the operator, with its inputs by their ids.
+fn identify(op: &Op, schema: &SchemaRef) -> Id {
+    let what = match op {
+        Op::Get(name) => format!("get {name}"),
+        Op::Constant(rows) => format!("constant {rows:?}"),
+        Op::Map { input, filter, project } => format!("map {:?} {filter:?} {project:?}", input.id.0),
+        Op::Join(join) => {
+            let Join { left, right, on, filter, kind, nulls_equal, null_aware } = join;
+            format!("join {} {} {on:?} {filter:?} {kind:?} {nulls_equal} {null_aware}", left.id.0, right.id.0)
+        }
+        Op::Reduce { input, keys, aggregates } => {
+            let told = |aggregate: &Aggregate| {
+                let Aggregate { function, arguments, order, filter } = aggregate;
+                let (name, field) = (function.fun().name(), function.field());
+                let (distinct, nulls) = (function.is_distinct(), function.ignore_nulls());
+                let given = function.expressions();
+                let kind = field.data_type();
+                format!("{name} {kind:?} {distinct} {nulls} {given:?} {arguments:?} {order:?} {filter:?}")
+            };
+            let aggregates: Vec<String> = aggregates.iter().map(told).collect();
+            format!("reduce {} {keys} {aggregates:?}", input.id.0)
+        }
+        Op::TopK { input, partition, order, skip, fetch } => {
+            format!("top {} {partition:?} {order:?} {skip} {fetch}", input.id.0)
+        }
+        Op::Window { input, partition, order, functions } => {
+            let told: Vec<String> = functions.iter().map(|function| window::told(function)).collect();
+            format!("window {} {partition:?} {order:?} {told:?}", input.id.0)
+        }
+        Op::Union(inputs) => format!("union {:?}", inputs.iter().map(|input| input.id.0).collect::<Vec<_>>()),
+        Op::Temporal { input, bounds } => format!("temporal {} {bounds:?}", input.id.0),
+    };
+    Id(xxhash_rust::xxh3::xxh3_128(format!("{what} {:?}", types(schema)).as_bytes()))
+}

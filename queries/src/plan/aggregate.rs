@@ -1,0 +1,103 @@
+//! GROUP BY: a projection to keys and arguments, then the groups.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use datafusion::error::Result;
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::{Aggregate as Logical, Expr, GroupingSet};
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_expr::expressions::Literal;
+
+use super::express::{Scope, place, places};
+use super::lower::{lower, map, refused};
+use super::temporal::refuse_now;
+use super::{Aggregate, Expression, Inputs, Kind, Node, Op};
+
+/// A GROUP BY.
+pub fn reduce(aggregate: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
+    let input = lower(&aggregate.input, inputs)?;
+    let scope = Scope::new(aggregate.input.schema(), &input)?;
+    aggregate.aggr_expr.iter().try_for_each(refuse_now)?;
+    aggregate.group_expr.iter().try_for_each(refuse_now)?;
+    if let [Expr::GroupingSet(sets)] = aggregate.group_expr.as_slice() {
+        return grouping_sets(aggregate, sets, &input, &scope);
+    }
+    group(aggregate, &aggregate.group_expr, &input, &scope)
+}
+
+fn group(aggregate: &Logical, by: &[Expr], input: &Arc<Node>, scope: &Scope<'_>) -> Result<Arc<Node>> {
+    let mut columns = by.iter().map(|expr| scope.express(expr)).collect::<Result<Vec<_>>>()?;
+    let keys = columns.len();
+    let mut kinds = columns.iter().map(|column| scope.type_of(column)).collect::<Result<Vec<_>>>()?;
+    let mut arguments = Vec::new();
+    let mut put = |expression: Expression| {
+        let known = arguments.iter().position(|known: &Expression| **known == *expression);
+        known.unwrap_or_else(|| {
+            arguments.push(expression);
+            arguments.len() - 1
+        })
+    };
+    let mut aggregates = Vec::with_capacity(aggregate.aggr_expr.len());
+    for expr in &aggregate.aggr_expr {
+        let placed = scope.placed(expr)?;
+        let props = ExecutionProps::new();
+        let context = Default::default();
+        let places = scope.places();
+        let lowered = LoweredAggregateBuilder::new(&placed, places, places.as_arrow(), &props, &context).build()?;
+        kinds.push(lowered.aggregate.field().data_type().clone());
+        let arguments: Vec<usize> = lowered.aggregate.expressions().into_iter().map(&mut put).collect();
+        let order = lowered.order_bys.iter().map(|by| (put(by.expr.clone()), by.options)).collect();
+        let filter = lowered.filter.map(&mut put);
+        aggregates.push(Aggregate { function: lowered.aggregate, arguments, order, filter });
+    }
+    columns.extend(arguments);
+    let rows_max = if keys == 0 { Some(1) } else { input.rows_max };
+    let below = map(input.clone(), None, Some(columns))?;
+    Ok(Node::new(Op::Reduce { input: below, keys, aggregates }, &kinds, Kind::Table, false, rows_max))
+}
+
+/// One GROUP BY for each set, with the columns that it leaves out as nulls.
+fn grouping_sets(
+    aggregate: &Logical,
+    sets: &GroupingSet,
+    input: &Arc<Node>,
+    scope: &Scope<'_>,
+) -> Result<Arc<Node>> {
+    let all: Vec<&Expr> = sets.distinct_expr();
+    let listed: Vec<Vec<Expr>> = match sets {
+        GroupingSet::GroupingSets(sets) => sets.clone(),
+        GroupingSet::Rollup(exprs) => (0..=exprs.len()).rev().map(|upto| exprs[..upto].to_vec()).collect(),
+        GroupingSet::Cube(exprs) if exprs.len() > 6 => return Err(refused("CUBE of more than six columns")),
+        GroupingSet::Cube(exprs) => (0..1usize << exprs.len())
+            .map(|chosen| {
+                let taken = exprs.iter().enumerate().filter(|(place, _)| chosen >> place & 1 == 1);
+                taken.map(|(_, expr)| expr.clone()).collect()
+            })
+            .collect(),
+    };
+    let wanted: Vec<DataType> = aggregate.schema.fields().iter().map(|field| field.data_type().clone()).collect();
+    let id_type = &wanted[all.len()];
+    let mut parts = Vec::with_capacity(listed.len());
+    for set in &listed {
+        let part = group(aggregate, set, input, scope)?;
+        let mut columns: Vec<Expression> = Vec::with_capacity(wanted.len());
+        let mut id = 0u64;
+        for (index, expr) in all.iter().enumerate() {
+            id <<= 1;
+            match set.iter().position(|given| given == *expr) {
+                Some(at) => columns.push(place(at)),
+                None => {
+                    id |= 1;
+                    columns.push(Arc::new(Literal::new(ScalarValue::try_from(&wanted[index])?)));
+                }
+            }
+        }
+        columns.push(Arc::new(Literal::new(ScalarValue::UInt64(Some(id)).cast_to(id_type)?)));
+        columns.extend(places(&part).into_iter().skip(set.len()));
+        parts.push(map(part, None, Some(columns))?);
+    }
+    Ok(Node::new(Op::Union(parts), &wanted, Kind::Table, false, None))
+}
+

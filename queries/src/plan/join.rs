@@ -1,0 +1,77 @@
+//! Joins.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::{JoinType, NullEquality};
+use datafusion::error::Result;
+use datafusion::logical_expr::Join as Logical;
+
+use super::express::Scope;
+use super::lower::{lower, refused};
+use super::{Inputs, Join, Kind, Node, Op, canonical, types};
+
+/// The join of two inputs.
+pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
+    let (left, right) = (lower(&join.left, inputs)?, lower(&join.right, inputs)?);
+    let (left_scope, right_scope) =
+        (Scope::new(join.left.schema(), &left)?, Scope::new(join.right.schema(), &right)?);
+    let on = join.on.iter().map(|(l, r)| Ok((left_scope.express(l)?, right_scope.express(r)?)));
+    let on = on.collect::<Result<Vec<_>>>()?;
+    let both: Vec<DataType> = types(&left.schema).into_iter().chain(types(&right.schema)).collect();
+    let names = join.left.schema().join(join.right.schema())?;
+    let both_schema = canonical(&both);
+    let filter = join.filter.as_ref().map(|filter| Scope::over(&names, &both_schema)?.express(filter)).transpose()?;
+    if on.is_empty() && !cheap(&left) && !cheap(&right) {
+        return Err(refused(
+            "a join without an equality compares every row with every other; add an equality of columns to ON",
+        ));
+    }
+    let kinds = match join.join_type {
+        JoinType::LeftSemi | JoinType::LeftAnti => types(&left.schema),
+        JoinType::RightSemi | JoinType::RightAnti => types(&right.schema),
+        JoinType::LeftMark => types(&left.schema).into_iter().chain([DataType::Boolean]).collect(),
+        JoinType::RightMark => types(&right.schema).into_iter().chain([DataType::Boolean]).collect(),
+        JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => both,
+    };
+    let kind = kind_of(&left, &right, join)?;
+    let append_only = kind == Kind::Events
+        || left.append_only && right.append_only && matches!(join.join_type, JoinType::Inner | JoinType::LeftSemi);
+    let rows_max = match join.join_type {
+        JoinType::Inner => left.rows_max.zip(right.rows_max).map(|(l, r)| l.saturating_mul(r)),
+        JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => left.rows_max,
+        _ => None,
+    };
+    let op = Join {
+        left,
+        right,
+        on,
+        filter,
+        kind: join.join_type,
+        nulls_equal: join.null_equality == NullEquality::NullEqualsNull,
+        null_aware: join.null_aware,
+    };
+    Ok(Node::new(Op::Join(op), &kinds, kind, append_only, rows_max))
+}
+
+/// Few rows enough to be compared with all others.
+fn cheap(node: &Node) -> bool {
+    node.rows_max.is_some_and(|rows| rows <= 16)
+}
+
+/// Events that look a table up stay events; no other join may have events below it, for it would keep them all.
+fn kind_of(left: &Node, right: &Node, join: &Logical) -> Result<Kind> {
+    use JoinType::{Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
+    match (left.kind, right.kind, join.join_type) {
+        (Kind::Table, Kind::Table, _) => Ok(Kind::Table),
+        (Kind::Events, Kind::Table, Inner | Left | LeftSemi | LeftAnti | LeftMark) => Ok(Kind::Events),
+        (Kind::Table, Kind::Events, Inner | Right | RightSemi | RightAnti | RightMark) => Ok(Kind::Events),
+        (Kind::Events, Kind::Events, _) => Err(refused(
+            "events joined with events would both be kept for ever; bound one side in time first, as in `WHERE ts > now() \
+             - interval '10 minutes'`, or take the newest by DISTINCT ON",
+        )),
+        _ => Err(refused(
+            "this join keeps every event for ever; put the events on the side whose rows are all kept",
+        )),
+    }
+}

@@ -1,0 +1,55 @@
+//! Window functions, and the first rows of each group.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::error::Result;
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::{Expr, Window};
+use datafusion::physical_expr::window::WindowExpr;
+use datafusion::physical_planner::create_window_expr_with_name;
+
+use super::express::Scope;
+use super::lower::{lower, refused};
+use super::temporal::refuse_now;
+use super::{Inputs, Kind, Node, Op, types};
+
+/// Window functions over one partition and order.
+pub fn window(window: &Window, inputs: &Inputs) -> Result<Arc<Node>> {
+    let input = lower(&window.input, inputs)?;
+    if input.kind == Kind::Events {
+        return Err(refused(
+            "window functions over events would keep them all; bound them in time first, as in `WHERE ts > now() - \
+             interval '1 hour'`",
+        ));
+    }
+    let scope = Scope::new(window.input.schema(), &input)?;
+    let mut functions = Vec::with_capacity(window.window_expr.len());
+    let mut kinds: Vec<DataType> = types(&input.schema);
+    for expr in &window.window_expr {
+        refuse_now(expr)?;
+        let placed = scope.placed(&unalias(expr))?;
+        let props = ExecutionProps::new();
+        let function =
+            create_window_expr_with_name(&placed, "w", scope.places(), &props, &Default::default())?;
+        kinds.push(function.field()?.data_type().clone());
+        functions.push(function);
+    }
+    let Some(first) = functions.first() else { return Ok(input) };
+    let partition = first.partition_by().to_vec();
+    let order = first.order_by().iter().map(|by| (by.expr.clone(), by.options)).collect();
+    if functions.iter().any(|f| f.partition_by() != partition || f.order_by() != first.order_by()) {
+        return Err(refused("window functions of one step with different partitions or orders"));
+    }
+    let rows_max = input.rows_max;
+    Ok(Node::new(Op::Window { input, partition, order, functions }, &kinds, Kind::Table, false, rows_max))
+}
+
+fn unalias(expr: &Expr) -> Expr {
+    expr.clone().unalias_nested().data
+}
+
+/// What a function computes, as text.
+pub fn told(function: &Arc<dyn WindowExpr>) -> String {
+    format!("{} {:?} {:?}", function.name(), function.expressions(), function.get_window_frame())
+}

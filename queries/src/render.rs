@@ -1,0 +1,164 @@
+//! Plans as dataflow: each node as one operator, equal nodes once.
+//!
+//! Invariant: what an operator computes depends on its input alone; at each tick a table holds what DataFusion would answer
+//! over the inputs' content at that tick.
+
+mod accumulate;
+mod evaluate;
+mod fault;
+mod group;
+mod join;
+mod lookup;
+mod map;
+mod reduce;
+mod temporal;
+mod top;
+mod window;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::error::{DataFusionError, Result};
+use differential_dataflow::VecCollection;
+use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
+use differential_dataflow::trace::implementations::ValSpine;
+use operators::batch::Batch;
+use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
+use timely::dataflow::{Scope, Stream};
+
+use crate::plan::{Expression, Id, Node, Op};
+
+pub use fault::{Fault, fault_codec};
+
+/// Rows that come and go.
+pub type Table<'s> = VecCollection<'s, Tick, Row, Diff>;
+/// Rows by a key.
+pub type Keyed<'s> = VecCollection<'s, Tick, (Row, Row), Diff>;
+/// The same, kept and shared.
+pub type Index<'s> = Arranged<'s, TraceAgent<ValSpine<Row, Row, Tick, Diff>>>;
+
+/// What a node has become.
+#[derive(Clone)]
+pub enum Rendered<'s> {
+    /// Batches of its columns and, last, the tick.
+    Events(Stream<'s, Tick, Batch>),
+    /// Its rows.
+    Table(Table<'s>),
+}
+
+/// What is being built in one dataflow.
+pub struct Builder<'s> {
+    scope: Scope<'s, Tick>,
+    inputs: HashMap<String, Rendered<'s>>,
+    done: HashMap<Id, Rendered<'s>>,
+    indexes: HashMap<(Id, String), Index<'s>>,
+    faults: Vec<Table<'s>>,
+}
+
+impl<'s> Builder<'s> {
+    /// Nothing yet but the inputs.
+    #[must_use]
+    pub fn new(scope: Scope<'s, Tick>, inputs: HashMap<String, Rendered<'s>>) -> Self {
+        Self { scope, inputs, done: HashMap::new(), indexes: HashMap::new(), faults: Vec::new() }
+    }
+
+    /// The errors of all rows so far (columns of [`fault_codec`]).
+    #[must_use]
+    pub fn faults(&self) -> Table<'s> {
+        differential_dataflow::collection::concatenate(self.scope, self.faults.iter().cloned())
+    }
+
+    /// Builds a plan.
+    ///
+    /// # Errors
+    /// A type that rows cannot have, or an input that is not there.
+    pub fn render(&mut self, node: &Arc<Node>) -> Result<Rendered<'s>> {
+        if let Some(done) = self.done.get(&node.id) {
+            return Ok(done.clone());
+        }
+        let rendered = self.build(node)?;
+        self.done.insert(node.id, rendered.clone());
+        Ok(rendered)
+    }
+
+    fn build(&mut self, node: &Arc<Node>) -> Result<Rendered<'s>> {
+        let table = match &node.op {
+            Op::Get(name) => {
+                let input = self.inputs.get(name).cloned();
+                return input.ok_or_else(|| DataFusionError::Plan(format!("table '{name}' is not there")));
+            }
+            Op::Constant(rows) => map::constant(self.scope, rows)?,
+            Op::Map { input, filter, project } => return self.map(node, input, filter.as_ref(), project),
+            Op::Join(join) => return self.join(node, join),
+            Op::Reduce { input, keys, aggregates } => self.reduce(node, input, *keys, aggregates)?,
+            Op::TopK { input, partition, order, skip, fetch } => {
+                let top = top::Top::new(input, order, *skip, *fetch)?;
+                let keyed = self.keyed(input, partition, map::Nulls::Stay)?;
+                self.group(keyed, "TopK", top)
+            }
+            Op::Window { input, partition, order, functions } => {
+                let windows = window::Windows::new(node, input, order, functions)?;
+                let keyed = self.keyed(input, partition, map::Nulls::Stay)?;
+                self.group(keyed, "Window", windows)
+            }
+            Op::Union(inputs) => return self.union(inputs),
+            Op::Temporal { input, bounds } => {
+                let table = self.table(input)?;
+                let (table, faults) = temporal::temporal(table, &input.schema, bounds)?;
+                self.faults.push(faults);
+                table
+            }
+        };
+        Ok(Rendered::Table(table))
+    }
+
+    /// The node's rows; events as rows that stay.
+    pub(crate) fn table(&mut self, node: &Arc<Node>) -> Result<Table<'s>> {
+        Ok(match self.render(node)? {
+            Rendered::Table(table) => table,
+            Rendered::Events(events) => map::insertions(events, Codec::new(node.schema.clone())?),
+        })
+    }
+
+    fn union(&mut self, inputs: &[Arc<Node>]) -> Result<Rendered<'s>> {
+        let mut events = Vec::new();
+        let mut tables = Vec::new();
+        let only_events = inputs.iter().all(|input| input.kind == crate::plan::Kind::Events);
+        for input in inputs {
+            match (only_events, self.render(input)?) {
+                (true, Rendered::Events(stream)) => events.push(stream),
+                _ => tables.push(self.table(input)?),
+            }
+        }
+        if only_events {
+            return Ok(Rendered::Events(timely::dataflow::operators::Concatenate::concatenate(&self.scope, events)));
+        }
+        Ok(Rendered::Table(differential_dataflow::collection::concatenate(self.scope, tables)))
+    }
+
+    /// The node's rows by these expressions.
+    pub(crate) fn keyed(&mut self, node: &Arc<Node>, by: &[Expression], nulls: map::Nulls) -> Result<Keyed<'s>> {
+        let table = self.table(node)?;
+        let (keyed, faults) = map::keyed(table, &node.schema, by, nulls)?;
+        self.faults.push(faults);
+        Ok(keyed)
+    }
+
+    /// The same, kept: once for all that want the same node by the same key.
+    pub(crate) fn index(&mut self, node: &Arc<Node>, by: &[Expression], nulls: map::Nulls) -> Result<Index<'s>> {
+        let name = (node.id, format!("{by:?} {nulls:?}"));
+        if let Some(index) = self.indexes.get(&name) {
+            return Ok(index.clone());
+        }
+        let index = self.keyed(node, by, nulls)?.arrange_by_key_named("Index");
+        self.indexes.insert(name, index.clone());
+        Ok(index)
+    }
+
+    pub(crate) fn group(&mut self, keyed: Keyed<'s>, name: &str, groups: impl group::Groups) -> Table<'s> {
+        let (table, faults) = group::group(keyed, name, groups);
+        self.faults.push(faults);
+        table
+    }
+}

@@ -1,0 +1,97 @@
+//! Expressions over many rows at once.
+//!
+//! Invariant: a row that fails is alone in failing: the batch is halved until it is found.
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::compute::{concat, filter_record_batch};
+use datafusion::error::Result;
+
+use crate::plan::Expression;
+
+/// A filter, and columns over what it leaves.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// Rows for which it is true stay.
+    pub filter: Option<Expression>,
+    /// The columns.
+    pub columns: Vec<Expression>,
+}
+
+/// Columns of the rows that stayed, and which those are.
+pub struct Evaluated {
+    /// The columns.
+    pub columns: Vec<ArrayRef>,
+    /// Which row of the input each of theirs is, ascending.
+    pub rows: Vec<u32>,
+    /// Rows that failed, and why.
+    pub failed: Vec<(u32, String)>,
+}
+
+impl Stage {
+    /// Columns without a filter.
+    pub fn columns(columns: &[Expression]) -> Self {
+        Stage { filter: None, columns: columns.to_vec() }
+    }
+
+    /// Evaluates over all rows.
+    pub fn evaluate(&self, batch: &RecordBatch) -> Result<Evaluated> {
+        let mut failed = Vec::new();
+        let mut parts = Vec::new();
+        self.part(batch, 0, &mut parts, &mut failed);
+        let rows = parts.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
+        let columns = match parts.as_slice() {
+            [] => Vec::new(),
+            [(columns, _)] => columns.clone(),
+            _ => (0..self.columns.len())
+                .map(|index| {
+                    let pieces: Vec<&dyn Array> = parts.iter().map(|(columns, _)| columns[index].as_ref()).collect();
+                    Ok(concat(&pieces)?)
+                })
+                .collect::<Result<Vec<_>>>()?,
+        };
+        Ok(Evaluated { columns, rows, failed })
+    }
+
+    fn part(
+        &self,
+        batch: &RecordBatch,
+        first: u32,
+        parts: &mut Vec<(Vec<ArrayRef>, Vec<u32>)>,
+        failed: &mut Vec<(u32, String)>,
+    ) {
+        let rows = batch.num_rows();
+        match self.try_all(batch) {
+            Ok((columns, kept)) => {
+                let kept: Vec<u32> = match kept {
+                    Some(kept) => kept.into_iter().map(|row| row + first).collect(),
+                    None => (first..first + rows as u32).collect(),
+                };
+                if !kept.is_empty() {
+                    parts.push((columns, kept));
+                }
+            }
+            Err(why) if rows == 1 => failed.push((first, why.strip_backtrace())),
+            Err(_) => {
+                let half = rows / 2;
+                self.part(&batch.slice(0, half), first, parts, failed);
+                self.part(&batch.slice(half, rows - half), first + half as u32, parts, failed);
+            }
+        }
+    }
+
+    fn try_all(&self, batch: &RecordBatch) -> Result<(Vec<ArrayRef>, Option<Vec<u32>>)> {
+        let Some(filter) = &self.filter else { return Ok((all(&self.columns, batch)?, None)) };
+        let chosen = filter.evaluate(batch)?.into_array(batch.num_rows())?;
+        let chosen = chosen.as_boolean();
+        let kept: Vec<u32> =
+            (0..chosen.len()).filter(|row| chosen.is_valid(*row) && chosen.value(*row)).map(|row| row as u32).collect();
+        let left = if kept.len() == batch.num_rows() { batch.clone() } else { filter_record_batch(batch, chosen)? };
+        Ok((all(&self.columns, &left)?, Some(kept)))
+    }
+}
+
+/// The expressions over all rows.
+pub fn all(expressions: &[Expression], batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+    let rows = batch.num_rows();
+    expressions.iter().map(|expression| expression.evaluate(batch)?.into_array(rows)).collect()
+}

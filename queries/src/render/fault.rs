@@ -1,0 +1,52 @@
+//! Rows that an expression could not be computed for, as rows of their own.
+//!
+//! Invariant: a fault leaves when its row does.
+
+use std::sync::{Arc, LazyLock};
+
+use datafusion::arrow::array::{ArrayRef, AsArray, StringViewArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use operators::error::excerpt;
+use operators::row::{Codec, Row};
+
+static CODEC: LazyLock<Codec> = LazyLock::new(|| {
+    let text = |name: &str| Field::new(name, DataType::Utf8View, true);
+    Codec::new(Arc::new(Schema::new(vec![text("operator"), text("message")]))).expect("text has a row format")
+});
+
+/// The columns of faults.
+#[must_use]
+pub fn fault_codec() -> &'static Codec {
+    &CODEC
+}
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Which operator met it.
+    pub operator: String,
+    /// Why the row has no result.
+    pub message: String,
+}
+
+impl Fault {
+    /// The fault as a row.
+    #[must_use]
+    pub fn row(operator: &str, message: &str) -> Row {
+        // The library's messages may end with a trace or a hint of many lines.
+        let line = message.lines().next().unwrap_or_default();
+        let columns: [ArrayRef; 2] = [
+            Arc::new(StringViewArray::from_iter_values([operator])),
+            Arc::new(StringViewArray::from_iter_values([excerpt(line)])),
+        ];
+        CODEC.encode(&columns, 1).expect("the columns of the codec").pop().unwrap_or_default()
+    }
+
+    /// The fault that a row stands for.
+    #[must_use]
+    pub fn of(row: &Row) -> Fault {
+        let columns = CODEC.decode([row]).expect("a row of the codec");
+        let text = |index: usize| columns.column(index).as_string_view().value(0).to_owned();
+        Fault { operator: text(0), message: text(1) }
+    }
+}

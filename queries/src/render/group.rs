@@ -1,0 +1,135 @@
+//! State by key: changes of a tick are gathered until the tick is closed, then given to the groups in key order.
+//!
+//! Invariant: what a group puts out depends on its rows at the tick alone, not on how they came.
+
+use std::collections::BTreeMap;
+
+use differential_dataflow::AsCollection;
+use differential_dataflow::consolidation::consolidate;
+use operators::row::{Diff, Row};
+use operators::time::Tick;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::{Fault, Keyed, Table};
+
+/// What becomes of groups of rows.
+pub trait Groups: 'static {
+    /// What is there before any row came; asked on the worker that has the empty key.
+    fn start(&mut self, _out: &mut Out) {}
+
+    /// Takes the changes of one tick in, ordered by key and then row, and tells what they change.
+    fn change(&mut self, changes: &[((Row, Row), Diff)], out: &mut Out);
+}
+
+/// What changes at a tick.
+#[derive(Debug, Default)]
+pub struct Out {
+    /// Rows that come and go.
+    pub rows: Vec<(Row, Diff)>,
+    /// Faults that come and go.
+    pub faults: Vec<(Row, Diff)>,
+}
+
+impl Out {
+    /// The old row goes, the new one comes, if they differ.
+    pub fn replace(&mut self, old: Option<&Row>, new: Option<&Row>) {
+        if old == new {
+            return;
+        }
+        self.rows.extend(old.map(|row| (row.clone(), -1)));
+        self.rows.extend(new.map(|row| (row.clone(), 1)));
+    }
+
+    /// The same for faults.
+    pub fn fault(&mut self, name: &str, old: Option<&str>, new: Option<&str>) {
+        if old == new {
+            return;
+        }
+        self.faults.extend(old.map(|why| (Fault::row(name, why), -1)));
+        self.faults.extend(new.map(|why| (Fault::row(name, why), 1)));
+    }
+}
+
+type Updates = Vec<(Row, Tick, Diff)>;
+
+/// Keeps groups; each key lives on one worker.
+pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Table<'s>, Table<'s>) {
+    let scope = keyed.inner.scope();
+    let (index, peers) = (scope.index() as u64, scope.peers() as u64);
+    let mut builder = OperatorBuilder::new(name.into(), scope);
+    let exchange = Exchange::new(|((key, _), _, _): &((Row, Row), Tick, Diff)| key.spread());
+    let mut input = builder.new_input(keyed.inner, exchange);
+    let (rows_output, rows) = builder.new_output();
+    let (fault_output, faults) = builder.new_output();
+    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(rows_output);
+    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
+    builder.build(move |capabilities| {
+        let mut starting = (Row::default().spread() % peers == index).then_some(());
+        let mut held: Option<Vec<Capability<Tick>>> = Some(capabilities);
+        let mut pending: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
+        move |frontiers| {
+            input.for_each(|_, updates| {
+                for (data, tick, diff) in updates.drain(..) {
+                    pending.entry(tick).or_default().push((data, diff));
+                }
+            });
+            let Some(capabilities) = &mut held else { return };
+            let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
+            if starting.is_some() && upto > 0 {
+                pending.entry(0).or_default();
+            }
+            let later = pending.split_off(&upto);
+            let mut out = Out::default();
+            let (mut rows, mut failed): (Updates, Updates) = (Vec::new(), Vec::new());
+            for (tick, mut changes) in std::mem::replace(&mut pending, later) {
+                if tick == 0 && starting.take().is_some() {
+                    groups.start(&mut out);
+                }
+                consolidate(&mut changes);
+                groups.change(&changes, &mut out);
+                rows.extend(out.rows.drain(..).map(|(row, diff)| (row, tick, diff)));
+                failed.extend(out.faults.drain(..).map(|(row, diff)| (row, tick, diff)));
+            }
+            if !rows.is_empty() {
+                rows_output.activate().session(&capabilities[0]).give_container(&mut rows);
+            }
+            if !failed.is_empty() {
+                fault_output.activate().session(&capabilities[1]).give_container(&mut failed);
+            }
+            match upto {
+                Tick::MAX => held = None,
+                upto => capabilities.iter_mut().for_each(|held| held.downgrade(&upto)),
+            }
+        }
+    });
+    (rows.as_collection(), faults.as_collection())
+}
+
+/// The runs of changes that have one key.
+pub fn by_key<D>(changes: &[((Row, D), Diff)]) -> impl Iterator<Item = &[((Row, D), Diff)]> {
+    changes.chunk_by(|((a, _), _), ((b, _), _)| a == b)
+}
+
+/// What differs between two ordered lists of rows.
+pub fn difference(old: &[Row], new: &[Row], out: &mut Out) {
+    let (mut o, mut n) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (o.peek(), n.peek()) {
+            (Some(a), Some(b)) => a.cmp(b),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (None, None) => return,
+        };
+        if order.is_lt() {
+            out.rows.extend(o.next().map(|row| (row.clone(), -1)));
+        } else if order.is_gt() {
+            out.rows.extend(n.next().map(|row| (row.clone(), 1)));
+        } else {
+            (o.next(), n.next());
+        }
+    }
+}

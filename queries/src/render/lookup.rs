@@ -1,0 +1,265 @@
+//! Events that look a table up: each meets the table as it stood at the event's tick, and later changes do not touch it.
+//!
+//! Invariant: an event is kept only while the table's frontier has not passed its tick. The table is kept whole on every
+//! worker, so events stay where they are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::take;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::JoinType;
+use datafusion::error::Result;
+use differential_dataflow::AsCollection;
+use hashbrown::HashMap;
+use operators::batch::Batch;
+use operators::row::{Codec, Diff, Row, any_null, as_key};
+use operators::time::Tick;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::vec::Broadcast;
+
+use super::evaluate::Stage;
+use super::map::{self, Nulls, ticks};
+use super::{Builder, Fault, Keyed, Rendered, Table};
+use crate::plan::{Expression, Join, Kind, Node, canonical, types};
+
+/// Builds the join of events with a table.
+pub fn lookup<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join) -> Result<Rendered<'s>> {
+    let events_left = join.left.kind == Kind::Events;
+    let (events, table) = if events_left { (&join.left, &join.right) } else { (&join.right, &join.left) };
+    let (left_by, right_by): (Vec<Expression>, Vec<Expression>) = join.on.iter().cloned().unzip();
+    let (events_by, table_by) = if events_left { (left_by, right_by) } else { (right_by, left_by) };
+    let nulls = if join.nulls_equal { Nulls::Stay } else { Nulls::Go };
+    let keyed = builder.keyed(table, &table_by, nulls)?;
+    let Rendered::Events(stream) = builder.render(events)? else {
+        return Err(datafusion::error::DataFusionError::Internal("events became a table".into()));
+    };
+    let kinds = events_by.iter().map(|by| by.data_type(&events.schema)).collect::<Result<Vec<_>>>()?;
+    let both: Vec<_> = types(&join.left.schema).into_iter().chain(types(&join.right.schema)).collect();
+    let look = Look {
+        events_left,
+        kind: join.kind,
+        by: events_by,
+        keys: Codec::new(canonical(&kinds))?,
+        nulls,
+        table: Codec::new(table.schema.clone())?,
+        absent: Codec::new(table.schema.clone())?.nulls()?,
+        both: canonical(&both),
+        filter: join.filter.clone(),
+        out: map::event_schema(&node.schema),
+        rows: HashMap::default(),
+    };
+    let (events, faults) = run(stream, keyed, look);
+    builder.faults.push(faults);
+    Ok(Rendered::Events(events))
+}
+
+struct Look {
+    events_left: bool,
+    kind: JoinType,
+    by: Vec<Expression>,
+    keys: Codec,
+    nulls: Nulls,
+    table: Codec,
+    absent: Row,
+    both: SchemaRef,
+    filter: Option<Expression>,
+    out: SchemaRef,
+    rows: HashMap<Row, BTreeMap<Row, Diff>, foldhash::fast::FixedState>,
+}
+
+type Updates = Vec<(Row, Tick, Diff)>;
+
+fn run<'s>(
+    events: Stream<'s, Tick, Batch>,
+    table: Keyed<'s>,
+    mut look: Look,
+) -> (Stream<'s, Tick, Batch>, Table<'s>) {
+    let mut builder = OperatorBuilder::new("Lookup".into(), events.scope());
+    let mut events_input = builder.new_input(events, Pipeline);
+    let mut table_input = builder.new_input(table.inner.broadcast(), Pipeline);
+    let (rows_output, rows) = builder.new_output();
+    let (fault_output, faults) = builder.new_output();
+    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Batch>> = OutputBuilder::from(rows_output);
+    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
+    builder.build(move |_| {
+        let mut held: Option<[Capability<Tick>; 2]> = None;
+        let mut waiting: Vec<RecordBatch> = Vec::new();
+        let mut changes: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
+        move |frontiers| {
+            events_input.for_each(|time, batch| {
+                waiting.extend(batch.take());
+                if held.as_ref().is_none_or(|held| time.time() < held[0].time()) {
+                    held = Some([time.retain(0), time.retain(1)]);
+                }
+            });
+            table_input.for_each(|_, updates| {
+                for (data, tick, diff) in updates.drain(..) {
+                    changes.entry(tick).or_default().push((data, diff));
+                }
+            });
+            let least = |index: usize| frontiers[index].frontier().first().copied().unwrap_or(Tick::MAX);
+            let upto = least(0).min(least(1));
+            let mut failed: Updates = Vec::new();
+            let later = changes.split_off(&upto);
+            let due = std::mem::replace(&mut changes, later);
+            let mut put = |batches: Vec<RecordBatch>, held: &Option<[Capability<Tick>; 2]>| {
+                if let Some(held) = held {
+                    for batch in batches {
+                        rows_output.activate().session(&held[0]).give_container(&mut batch.into());
+                    }
+                }
+            };
+            for (tick, changes) in due {
+                put(look.work(&mut waiting, tick, &mut failed), &held);
+                look.change(changes);
+            }
+            put(look.work(&mut waiting, upto, &mut failed), &held);
+            if let Some(held) = &held
+                && !failed.is_empty()
+            {
+                fault_output.activate().session(&held[1]).give_container(&mut failed);
+            }
+            match waiting.iter().filter_map(|rows| ticks(rows).values().iter().min().copied()).min() {
+                None => held = None,
+                Some(first) => held.iter_mut().flatten().for_each(|held| held.downgrade(&first.max(*held.time()))),
+            }
+        }
+    });
+    (rows, faults.as_collection())
+}
+
+impl Look {
+    fn change(&mut self, changes: Vec<((Row, Row), Diff)>) {
+        for ((key, row), diff) in changes {
+            let rows = self.rows.entry(key.clone()).or_default();
+            let count = rows.entry(row.clone()).or_default();
+            *count += diff;
+            if *count == 0 {
+                rows.remove(&row);
+                if rows.is_empty() {
+                    self.rows.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Joins the waiting events before this tick.
+    fn work(&self, waiting: &mut Vec<RecordBatch>, before: Tick, failed: &mut Updates) -> Vec<RecordBatch> {
+        let mut out = Vec::new();
+        waiting.retain_mut(|rows| {
+            // Ticks of a batch never go back: readers deliver in the order of the log.
+            let cut = ticks(rows).values().partition_point(|tick| *tick < before);
+            if cut > 0 {
+                out.extend(self.join(&rows.slice(0, cut), failed));
+                *rows = rows.slice(cut, rows.num_rows() - cut);
+            }
+            rows.num_rows() > 0
+        });
+        out
+    }
+
+    fn join(&self, rows: &RecordBatch, failed: &mut Updates) -> Option<RecordBatch> {
+        let at = ticks(rows).values();
+        let done = Stage::columns(&self.by).evaluate(rows).expect("columns of the plan");
+        failed.extend(done.failed.iter().map(|(row, why)| (Fault::row("Lookup", why), at[*row as usize], 1)));
+        let columns: Vec<ArrayRef> = done.columns.iter().map(as_key).collect();
+        let keys = self.keys.encode(&columns, done.rows.len()).expect("columns of the plan");
+        // Which event meets which row.
+        let (mut left, mut right): (Vec<u32>, Vec<&Row>) = (Vec::new(), Vec::new());
+        for (index, (row, key)) in done.rows.iter().zip(&keys).enumerate() {
+            let known = self.nulls == Nulls::Stay || !any_null(&columns, index);
+            for (found, count) in self.rows.get(key).filter(|_| known).into_iter().flatten() {
+                for _ in 0..*count {
+                    left.push(*row);
+                    right.push(found);
+                }
+            }
+        }
+        if let Some(filter) = &self.filter {
+            let both = self.pair(rows, &left, &right);
+            let stage = Stage { filter: Some(filter.clone()), columns: Vec::new() };
+            let done = stage.evaluate(&both).expect("columns of the plan");
+            failed.extend(done.failed.iter().map(|(pair, why)| {
+                (Fault::row("Lookup", why), at[left[*pair as usize] as usize], 1)
+            }));
+            left = done.rows.iter().map(|pair| left[*pair as usize]).collect();
+            right = done.rows.iter().map(|pair| right[*pair as usize]).collect();
+        }
+        self.give(rows, &done.rows, left, right)
+    }
+
+    /// What comes out of the pairs that are left, of all events that have a key.
+    fn give<'a>(
+        &'a self,
+        rows: &RecordBatch,
+        all: &[u32],
+        mut left: Vec<u32>,
+        mut right: Vec<&'a Row>,
+    ) -> Option<RecordBatch> {
+        let mut met = vec![false; rows.num_rows()];
+        left.iter().for_each(|row| met[*row as usize] = true);
+        let chosen = |wanted: bool| all.iter().copied().filter(|row| met[*row as usize] == wanted).collect::<Vec<u32>>();
+        let columns = match self.kind {
+            JoinType::LeftSemi | JoinType::RightSemi => {
+                left = chosen(true);
+                taken(rows, &left)
+            }
+            JoinType::LeftAnti | JoinType::RightAnti => {
+                left = chosen(false);
+                taken(rows, &left)
+            }
+            JoinType::LeftMark | JoinType::RightMark => {
+                left = all.to_vec();
+                let mut columns = taken(rows, &left);
+                let marks: BooleanArray = left.iter().map(|row| Some(met[*row as usize])).collect();
+                columns.push(Arc::new(marks));
+                columns
+            }
+            kind => {
+                if kind != JoinType::Inner {
+                    let alone = chosen(false);
+                    right.extend(std::iter::repeat_n(&self.absent, alone.len()));
+                    left.extend(alone);
+                    let mut order: Vec<usize> = (0..left.len()).collect();
+                    order.sort_by_key(|index| left[*index]);
+                    right = order.iter().map(|index| right[*index]).collect();
+                    left.sort_unstable();
+                }
+                self.pair(rows, &left, &right).columns().to_vec()
+            }
+        };
+        if left.is_empty() {
+            return None;
+        }
+        let mut columns = columns;
+        columns.push(take(ticks(rows), &UInt32Array::from(left), None).expect("rows of the batch"));
+        Some(RecordBatch::try_new(self.out.clone(), columns).expect("columns of the plan"))
+    }
+
+    /// Columns of these pairs.
+    fn pair(&self, rows: &RecordBatch, left: &[u32], right: &[&Row]) -> RecordBatch {
+        let events = taken(rows, left);
+        let table = self.table.decode(right.iter().copied()).expect("rows of the plan").columns().to_vec();
+        let columns: Vec<ArrayRef> = match self.events_left {
+            true => events.into_iter().chain(table).collect(),
+            false => table.into_iter().chain(events).collect(),
+        };
+        let options =
+            datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(left.len()));
+        RecordBatch::try_new_with_options(self.both.clone(), columns, &options).expect("columns of the plan")
+    }
+}
+
+/// The events' own columns of these rows.
+fn taken(rows: &RecordBatch, which: &[u32]) -> Vec<ArrayRef> {
+    let which = UInt32Array::from(which.to_vec());
+    let own = rows.num_columns() - 1;
+    rows.columns()[..own].iter().map(|column| take(column, &which, None).expect("rows of the batch")).collect()
+}

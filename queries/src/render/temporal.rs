@@ -1,0 +1,140 @@
+//! Rows that are there between two times: they come and leave by themselves as ticks pass.
+//!
+//! Invariant: a row leaves at its tick also when nothing arrives. A row that is never there again is not kept.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
+use datafusion::error::Result;
+use differential_dataflow::AsCollection;
+use differential_dataflow::consolidation::consolidate;
+use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::evaluate::Stage;
+use super::{Fault, Table};
+use crate::plan::Bound;
+
+type Updates = Vec<(Row, Tick, Diff)>;
+
+/// One bound in ticks.
+struct Limit {
+    until: bool,
+    including: bool,
+    /// Units of the timestamp in a millisecond; less than one as its inverse, negative.
+    unit: i64,
+}
+
+impl Limit {
+    fn new(bound: &Bound, schema: &SchemaRef) -> Result<Self> {
+        let unit = match bound.at.data_type(schema)? {
+            DataType::Timestamp(TimeUnit::Second, _) => -1_000,
+            DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => 1_000_000,
+            _ => 1,
+        };
+        Ok(Self { until: bound.until, including: bound.including, unit })
+    }
+
+    /// The first tick at which the row is there, or is not any more.
+    fn tick(&self, at: i64) -> i64 {
+        let (at, unit) = if self.unit < 0 { (at.saturating_mul(-self.unit), 1) } else { (at, self.unit) };
+        let floor = at.div_euclid(unit);
+        let ceiling = floor + i64::from(at.rem_euclid(unit) != 0);
+        match (self.until, self.including) {
+            (true, false) | (false, true) => ceiling,
+            (true, true) | (false, false) => floor.saturating_add(1),
+        }
+    }
+}
+
+/// The rows of `table` while all bounds hold.
+pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> Result<(Table<'s>, Table<'s>)> {
+    let codec = Codec::new(schema.clone())?;
+    let limits = bounds.iter().map(|bound| Limit::new(bound, schema)).collect::<Result<Vec<_>>>()?;
+    let stage = Stage { filter: None, columns: bounds.iter().map(|bound| bound.at.clone()).collect() };
+    let mut builder = OperatorBuilder::new("Temporal".into(), table.inner.scope());
+    let mut input = builder.new_input(table.inner, Pipeline);
+    let (rows_output, rows) = builder.new_output();
+    let (fault_output, faults) = builder.new_output();
+    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(rows_output);
+    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
+    builder.build(move |_| {
+        let mut timers: BTreeMap<Tick, Vec<(Row, Diff)>> = BTreeMap::new();
+        let mut held: Option<Capability<Tick>> = None;
+        let mut newest: Tick = 0;
+        move |frontiers| {
+            input.for_each(|time, updates| {
+                let batch = codec.decode(updates.iter().map(|(row, ..)| row)).expect("rows of the plan");
+                let done = stage.evaluate(&batch).expect("columns of the plan");
+                if !done.failed.is_empty() {
+                    let failed = done.failed.iter().map(|(row, why)| {
+                        let (_, tick, diff) = &updates[*row as usize];
+                        (Fault::row("Temporal", why), *tick, *diff)
+                    });
+                    let capability = time.retain(1);
+                    fault_output.activate().session(&capability).give_container(&mut failed.collect());
+                }
+                let columns: Vec<ArrayRef> =
+                    done.columns.iter().map(|column| cast(column, &DataType::Int64).expect("a timestamp")).collect();
+                for (index, row) in done.rows.iter().enumerate() {
+                    let (data, tick, diff) = &updates[*row as usize];
+                    newest = newest.max(*tick);
+                    let Some((from, until)) = span(&columns, &limits, index, *tick) else { continue };
+                    timers.entry(from).or_default().push((data.clone(), *diff));
+                    if let Some(until) = until {
+                        timers.entry(until).or_default().push((data.clone(), -diff));
+                    }
+                }
+                if held.as_ref().is_none_or(|held| *time.time() < *held.time()) {
+                    held = Some(time.retain(0));
+                }
+            });
+            let upto = frontiers[0].frontier().first().copied();
+            let Some(capability) = &mut held else { return };
+            // Input that has ended moves time no more: what has not left by its last tick stays.
+            let upto = upto.unwrap_or(newest + 1);
+            let later = timers.split_off(&upto);
+            let mut due: Updates = Vec::new();
+            for (tick, mut changes) in std::mem::replace(&mut timers, later) {
+                consolidate(&mut changes);
+                due.extend(changes.into_iter().map(|(row, diff)| (row, tick, diff)));
+            }
+            if !due.is_empty() {
+                rows_output.activate().session(capability).give_container(&mut due);
+            }
+            match timers.first_key_value() {
+                Some((next, _)) if !frontiers[0].is_empty() => {
+                    let next = *next.max(capability.time());
+                    capability.downgrade(&next);
+                }
+                _ => held = None,
+            }
+        }
+    });
+    Ok((rows.as_collection(), faults.as_collection()))
+}
+
+/// From and until which tick a row is there that came at `tick`.
+fn span(columns: &[ArrayRef], limits: &[Limit], row: usize, tick: Tick) -> Option<(Tick, Option<Tick>)> {
+    let (mut from, mut until) = (tick as i64, i64::MAX);
+    for (column, limit) in columns.iter().zip(limits) {
+        if column.is_null(row) {
+            return None;
+        }
+        let at = limit.tick(column.as_primitive::<Int64Type>().value(row));
+        if limit.until {
+            until = until.min(at);
+        } else {
+            from = from.max(at);
+        }
+    }
+    (from < until).then_some((from as Tick, (until != i64::MAX).then_some(until as Tick)))
+}

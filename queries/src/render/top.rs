@@ -1,0 +1,109 @@
+//! The first rows of each group, in a declared order; rows that are equal in it in the order of their bytes.
+//!
+//! Invariant: a change costs the rows that are taken, not the rows of the group.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::{SortOptions, take_record_batch};
+use datafusion::arrow::row::{RowConverter, SortField};
+use datafusion::error::Result;
+use hashbrown::HashMap;
+use operators::row::{Codec, Diff, Row};
+
+use super::evaluate::all;
+use super::group::{Groups, Out, by_key, difference};
+use crate::plan::{Expression, Node};
+
+/// An order of rows.
+pub struct Order {
+    codec: Codec,
+    by: Vec<Expression>,
+    converter: RowConverter,
+}
+
+impl Order {
+    pub fn new(input: &Node, order: &[(Expression, SortOptions)]) -> Result<Self> {
+        let field = |(by, options): &(Expression, SortOptions)| {
+            Ok(SortField::new_with_options(by.data_type(&input.schema)?, *options))
+        };
+        let fields = order.iter().map(field).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            codec: Codec::new(input.schema.clone())?,
+            by: order.iter().map(|(by, _)| by.clone()).collect(),
+            converter: RowConverter::new(fields)?,
+        })
+    }
+
+    pub fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    /// Where each row stands: bytes that are ordered as the rows are.
+    pub fn places<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Result<Vec<Row>> {
+        let batch = self.codec.decode(rows)?;
+        if self.by.is_empty() {
+            return Ok(vec![Row::default(); batch.num_rows()]);
+        }
+        let columns = all(&self.by, &batch)?;
+        Ok(self.converter.convert_columns(&columns)?.iter().map(|row| Row::new(row.data())).collect())
+    }
+}
+
+/// The rows in the order of these columns; equal ones stay as they are.
+pub fn sorted(batch: &RecordBatch, by: &[ArrayRef], options: &[SortOptions]) -> Result<RecordBatch> {
+    let fields = by.iter().zip(options);
+    let fields = fields.map(|(column, options)| SortField::new_with_options(column.data_type().clone(), *options));
+    let rows = RowConverter::new(fields.collect())?.convert_columns(by)?;
+    let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
+    order.sort_by(|a, b| rows.row(*a as usize).cmp(&rows.row(*b as usize)));
+    Ok(take_record_batch(batch, &UInt32Array::from(order))?)
+}
+
+pub struct Top {
+    order: Order,
+    skip: usize,
+    fetch: usize,
+    groups: HashMap<Row, Group, foldhash::fast::FixedState>,
+}
+
+#[derive(Default)]
+struct Group {
+    rows: BTreeMap<(Row, Row), Diff>,
+    out: Vec<Row>,
+}
+
+impl Top {
+    pub fn new(input: &Arc<Node>, order: &[(Expression, SortOptions)], skip: usize, fetch: usize) -> Result<Self> {
+        Ok(Self { order: Order::new(input, order)?, skip, fetch, groups: HashMap::default() })
+    }
+}
+
+impl Groups for Top {
+    fn change(&mut self, changes: &[((Row, Row), Diff)], out: &mut Out) {
+        let places = self.order.places(changes.iter().map(|((_, row), _)| row)).expect("columns of the plan");
+        let mut places = places.into_iter();
+        for run in by_key(changes) {
+            let key = &run[0].0.0;
+            let group = self.groups.entry_ref(key).or_default();
+            for (((_, row), diff), place) in run.iter().zip(&mut places) {
+                let at = (place, row.clone());
+                let count = group.rows.entry(at.clone()).or_default();
+                *count += diff;
+                if *count == 0 {
+                    group.rows.remove(&at);
+                }
+            }
+            let all = group.rows.iter();
+            let all = all.flat_map(|((_, row), count)| std::iter::repeat_n(row, (*count).max(0) as usize));
+            let mut new: Vec<Row> = all.skip(self.skip).take(self.fetch).cloned().collect();
+            new.sort_unstable();
+            difference(&group.out, &new, out);
+            group.out = new;
+            if group.rows.is_empty() {
+                self.groups.remove(key);
+            }
+        }
+    }
+}

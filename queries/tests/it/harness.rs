@@ -1,0 +1,177 @@
+//! Runs views over tables that change, and the same queries over the tables' content at each tick.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Float64Type, SchemaRef};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::datasource::MemTable;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use differential_dataflow::AsCollection;
+use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
+use queries::plan::{Inputs, Kind, Node, lower, plan_sql};
+use queries::render::{Builder, Fault, Rendered};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::InputHandle;
+use timely::dataflow::operators::{Input, Inspect, Probe};
+
+/// A table's schema and its changes: rows (one batch each time) that come and go at ticks.
+#[derive(Clone, Debug)]
+pub struct Changing {
+    pub name: String,
+    pub schema: SchemaRef,
+    /// By tick, ascending.
+    pub changes: Vec<(Tick, Row, Diff)>,
+}
+
+impl Changing {
+    pub fn codec(&self) -> Codec {
+        Codec::new(self.schema.clone()).expect("types with a row format")
+    }
+
+    /// The content at a tick.
+    pub fn at(&self, tick: Tick) -> RecordBatch {
+        let mut rows: BTreeMap<&Row, Diff> = BTreeMap::new();
+        for (_, row, diff) in self.changes.iter().filter(|(at, ..)| *at <= tick) {
+            *rows.entry(row).or_default() += diff;
+        }
+        let all = rows.iter().flat_map(|(row, count)| std::iter::repeat_n(*row, (*count).max(0) as usize));
+        self.codec().decode(all.collect::<Vec<_>>()).expect("rows of the schema")
+    }
+}
+
+/// The plan of a query over these tables.
+pub fn planned(tables: &[Changing], sql: &str) -> Result<Arc<Node>, String> {
+    let inputs = tables
+        .iter()
+        .fold(Inputs::default(), |inputs, table| inputs.with(&table.name, table.schema.clone(), Kind::Table));
+    let plan = plan_sql(&inputs, sql).map_err(|why| why.strip_backtrace())?;
+    lower(&plan, &inputs).map_err(|why| why.strip_backtrace())
+}
+
+/// What came out of a view, and its faults.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub rows: Vec<(Row, Tick, Diff)>,
+    pub faults: Vec<(Row, Tick, Diff)>,
+}
+
+impl Output {
+    /// The content at a tick as text, ordered.
+    pub fn at(&self, node: &Node, tick: Tick) -> Vec<String> {
+        let mut rows: BTreeMap<&Row, Diff> = BTreeMap::new();
+        for (row, _, diff) in self.rows.iter().filter(|(_, at, _)| *at <= tick) {
+            *rows.entry(row).or_default() += diff;
+        }
+        assert!(rows.values().all(|count| *count >= 0), "a row is there less than never at {tick}");
+        let all = rows.iter().flat_map(|(row, count)| std::iter::repeat_n(*row, *count as usize));
+        let codec = Codec::new(node.schema.clone()).expect("types with a row format");
+        texts(&[codec.decode(all.collect::<Vec<_>>()).expect("rows of the plan")])
+    }
+
+    pub fn faults_at(&self, tick: Tick) -> Vec<(Fault, Diff)> {
+        let mut faults: BTreeMap<Fault, Diff> = BTreeMap::new();
+        for (row, _, diff) in self.faults.iter().filter(|(_, at, _)| *at <= tick) {
+            *faults.entry(Fault::of(row)).or_default() += diff;
+        }
+        faults.into_iter().filter(|(_, count)| *count != 0).collect()
+    }
+}
+
+/// Runs the plans in one dataflow on `workers` workers.
+pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Output> {
+    let outputs: Arc<Vec<Mutex<Output>>> = Arc::new(plans.iter().map(|_| Mutex::default()).collect());
+    let (shared, tables, plans) = (outputs.clone(), tables.to_vec(), plans.to_vec());
+    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let shared = shared.clone();
+        let mut handles: Vec<InputHandle<Tick, CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>>> = Vec::new();
+        let probe = timely::dataflow::ProbeHandle::new();
+        worker.dataflow::<Tick, _, _>(|scope| {
+            let mut inputs = HashMap::new();
+            for table in &tables {
+                let mut handle = InputHandle::new();
+                let stream = scope.input_from(&mut handle);
+                inputs.insert(table.name.clone(), Rendered::Table(stream.as_collection()));
+                handles.push(handle);
+            }
+            for (place, plan) in plans.iter().enumerate() {
+                let mut builder = Builder::new(scope, inputs.clone());
+                let table = match builder.render(plan).expect("the plan can be built") {
+                    Rendered::Table(table) => table,
+                    Rendered::Events(_) => panic!("tables give tables"),
+                };
+                let (rows, faults) = (shared.clone(), shared.clone());
+                table
+                    .inner
+                    .inspect(move |update| rows[place].lock().unwrap().rows.push(update.clone()))
+                    .probe_with(&probe);
+                builder
+                    .faults()
+                    .inner
+                    .inspect(move |update| faults[place].lock().unwrap().faults.push(update.clone()))
+                    .probe_with(&probe);
+            }
+        });
+        let mut ticks: Vec<Tick> = tables.iter().flat_map(|table| table.changes.iter().map(|(at, ..)| *at)).collect();
+        ticks.sort_unstable();
+        ticks.dedup();
+        for (round, tick) in ticks.into_iter().enumerate() {
+            for (table, handle) in tables.iter().zip(&mut handles) {
+                handle.advance_to(tick);
+                let mine = table.changes.iter().enumerate();
+                let mine = mine.filter(|(place, (at, ..))| *at == tick && place % peers == index);
+                mine.for_each(|(_, (at, row, diff))| handle.send((row.clone(), *at, *diff)));
+            }
+            // Now and then several ticks at once, as after a pause.
+            if round % 3 != 1 {
+                handles.iter_mut().for_each(|handle| handle.advance_to(tick + 1));
+                while probe.less_than(&(tick + 1)) {
+                    worker.step();
+                }
+            }
+        }
+    })
+    .expect("workers start");
+    guards.join().into_iter().for_each(|ended| ended.expect("no worker panics"));
+    let outputs = Arc::try_unwrap(outputs).expect("the workers have ended");
+    outputs.into_iter().map(|output| output.into_inner().unwrap()).collect()
+}
+
+/// DataFusion's own answer over the tables' content at a tick.
+pub fn batch(tables: &[Changing], sql: &str, tick: Tick) -> Result<Vec<String>, String> {
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    for table in tables {
+        let content = table.at(tick);
+        let memory = MemTable::try_new(table.schema.clone(), vec![vec![content]]).expect("the table's own schema");
+        context.register_table(table.name.as_str(), Arc::new(memory)).expect("a new name");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let batches = runtime.block_on(async { context.sql(sql).await?.collect().await });
+    Ok(texts(&batches.map_err(|why| why.strip_backtrace())?))
+}
+
+/// Rows as text, ordered. Numbers are rounded to what different orders of addition agree on.
+pub fn texts(batches: &[RecordBatch]) -> Vec<String> {
+    let mut rows = Vec::new();
+    for batch in batches {
+        let columns: Vec<Vec<String>> = batch.columns().iter().map(column).collect();
+        rows.extend((0..batch.num_rows()).map(|row| {
+            columns.iter().map(|column| column[row].as_str()).collect::<Vec<_>>().join(" | ")
+        }));
+    }
+    rows.sort_unstable();
+    rows
+}
+
+fn column(values: &ArrayRef) -> Vec<String> {
+    if *values.data_type() == DataType::Float64 {
+        let values = values.as_primitive::<Float64Type>();
+        return values.iter().map(|value| value.map_or("null".into(), |value| format!("{:.9e}", value + 0.0))).collect();
+    }
+    let options = FormatOptions::default().with_null("null");
+    let formatter = ArrayFormatter::try_new(values.as_ref(), &options).expect("a type that can be shown");
+    (0..values.len()).map(|row| formatter.value(row).to_string()).collect()
+}

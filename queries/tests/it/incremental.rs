@@ -1,0 +1,129 @@
+//! Named queries of each kind, and random ones.
+
+use operators::time::Tick;
+
+use crate::generate::{Random, tables};
+use crate::harness::{Changing, batch, planned, run};
+
+/// The view equals the batch answer at every tick, on one, two and four workers.
+fn same(tables: &[Changing], sql: &str, workers: &[usize]) -> Result<(), String> {
+    let plan = planned(tables, sql).map_err(|why| format!("not planned: {why}\n{sql}"))?;
+    let mut ticks: Vec<Tick> = tables.iter().flat_map(|table| table.changes.iter().map(|(at, ..)| *at)).collect();
+    ticks.sort_unstable();
+    ticks.dedup();
+    for workers in workers {
+        let output = run(tables, std::slice::from_ref(&plan), *workers).pop().expect("one plan");
+        for tick in &ticks {
+            let wanted = batch(tables, sql, *tick).map_err(|why| format!("batch fails: {why}\n{sql}"))?;
+            let found = output.at(&plan, *tick);
+            if found != wanted {
+                let faults = output.faults_at(*tick);
+                return Err(format!(
+                    "at tick {tick}, {workers} workers:\n{sql}\nincremental {found:#?}\nbatch {wanted:#?}\nfaults {faults:?}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[track_caller]
+fn check(sql: &str) {
+    for seed in 0..3 {
+        let tables = tables(&mut Random::new(seed), 40);
+        if let Err(why) = same(&tables, sql, &[1, 2, 4]) {
+            panic!("seed {seed}: {why}");
+        }
+    }
+}
+
+#[test]
+fn filters_and_projections() {
+    check("SELECT a + 1 AS b, upper(s), CASE WHEN a > 2 THEN 'x' ELSE s END FROM t WHERE a > 1 OR s = 'p'");
+    check("SELECT * FROM t WHERE s IS NULL AND f < 3.0");
+    check("SELECT 1 AS one");
+    check("SELECT * FROM (VALUES (1, 'a'), (2, 'b')) AS v(n, m)");
+}
+
+#[test]
+fn groups() {
+    check("SELECT a, count(*), count(s), sum(f), avg(f), min(s), max(f), sum(a) FROM t GROUP BY a");
+    check("SELECT count(*), sum(f), max(ts) FROM t");
+    check("SELECT count(*) FROM t WHERE a = 99");
+    check("SELECT s, count(DISTINCT a), bool_and(b), bool_or(b), stddev(f) FROM t GROUP BY s HAVING count(*) > 1");
+    check("SELECT a, sum(f) FILTER (WHERE b) AS x, array_agg(DISTINCT s ORDER BY s) AS y FROM t GROUP BY a");
+    check("SELECT a, string_agg(s, ',' ORDER BY s, f) FROM t WHERE s IS NOT NULL GROUP BY a");
+    check("SELECT a, first_value(f ORDER BY ts, f) , median(f) FROM t GROUP BY a");
+    check("SELECT DISTINCT a, b FROM t");
+    check("SELECT a, b, count(*) FROM t GROUP BY ROLLUP(a, b)");
+    check("SELECT a, s, count(*), grouping(a) FROM t GROUP BY GROUPING SETS ((a), (s), ())");
+}
+
+#[test]
+fn joins() {
+    check("SELECT t.a, t.s, u.n FROM t JOIN u ON t.a = u.a");
+    check("SELECT t.a, t.s, u.n FROM t LEFT JOIN u ON t.a = u.a");
+    check("SELECT t.a, t.s, u.n FROM t RIGHT JOIN u ON t.a = u.a AND t.f > u.n");
+    check("SELECT t.a, t.s, u.n FROM t FULL JOIN u ON t.a = u.a AND t.f > u.n");
+    check("SELECT t.a, u.n, v.m FROM t JOIN u ON t.a = u.a JOIN v ON u.n = v.n");
+    check("SELECT x.a, y.s FROM t x JOIN t y ON x.a = y.a AND x.f < y.f");
+    check("SELECT * FROM t WHERE a IN (SELECT a FROM u)");
+    check("SELECT * FROM t WHERE a NOT IN (SELECT a FROM u WHERE n > 2)");
+    check("SELECT * FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.a = t.a AND u.n > t.f)");
+    check("SELECT * FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.a = t.a)");
+    check("SELECT * FROM t WHERE a IN (SELECT a FROM u) OR f > 2.0");
+    check("SELECT * FROM t WHERE f > (SELECT avg(n) FROM u)");
+    check("SELECT * FROM t WHERE f > (SELECT avg(n) FROM u WHERE u.a = t.a)");
+    check("SELECT a, (SELECT max(n) FROM u WHERE u.a = t.a) AS m FROM t");
+}
+
+#[test]
+fn sets() {
+    check("SELECT a FROM t UNION ALL SELECT a FROM u");
+    check("SELECT a FROM t UNION SELECT n FROM u");
+    check("SELECT a FROM t INTERSECT SELECT a FROM u");
+    check("SELECT a FROM t EXCEPT SELECT a FROM u");
+    check("SELECT a FROM t EXCEPT ALL SELECT a FROM u");
+    check("WITH x AS (SELECT a, count(*) AS c FROM t GROUP BY a) SELECT x.a, x.c, u.n FROM x JOIN u ON x.a = u.a");
+}
+
+#[test]
+fn tops_and_windows() {
+    check("SELECT a, s, f FROM t ORDER BY f DESC NULLS LAST, a, s, b, ts LIMIT 3");
+    check("SELECT a, s, f FROM t ORDER BY ts, a, s, b, f LIMIT 2 OFFSET 1");
+    check("SELECT DISTINCT ON (a) a, s, f FROM t ORDER BY a, ts DESC, s, f, b");
+    check(
+        "SELECT a, s, f, rn FROM (SELECT *, row_number() OVER (PARTITION BY a ORDER BY f DESC, s, ts, b) AS rn FROM t) \
+         WHERE rn <= 2",
+    );
+    check("SELECT a, f, sum(f) OVER (PARTITION BY a ORDER BY ts, f, s, b) AS running FROM t");
+    check("SELECT a, f, lag(f) OVER (PARTITION BY a ORDER BY ts, f, s, b) AS before, rank() OVER (ORDER BY a) FROM t");
+}
+
+/// A seeded part of the long run, which the variable makes as long as one likes.
+#[test]
+fn random_queries() {
+    let (first, count) = chosen();
+    let mut planned_queries = 0;
+    for seed in first..first + count {
+        let mut random = Random::new(seed);
+        let tables = tables(&mut random, 30);
+        let sql = random.query();
+        let workers = [1, 2, 4][seed as usize % 3];
+        if planned(&tables, &sql).is_ok() {
+            planned_queries += 1;
+        }
+        if let Err(why) = same(&tables, &sql, &[workers]) {
+            panic!("seed {seed}: {why}");
+        }
+    }
+    println!("{planned_queries} of {count} queries");
+}
+
+/// `HAULSTREAM_QUERIES=FIRST+COUNT`.
+fn chosen() -> (u64, u64) {
+    #[expect(clippy::disallowed_methods, reason = "the long run is asked for by a variable, as the testing page tells")]
+    let asked = std::env::var("HAULSTREAM_QUERIES").ok();
+    let parsed = asked.as_deref().and_then(|text| text.split_once('+'));
+    parsed.map_or((0, 200), |(first, count)| (first.parse().expect("a number"), count.parse().expect("a number")))
+}

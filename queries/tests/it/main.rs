@@ -1,0 +1,7 @@
+//! Derived streams against DataFusion: at every tick, whatever came and went, a view holds what a batch query over its
+//! inputs would answer. Catches: a retraction that does not find its row, state that depends on the order of arrival or
+//! on the number of workers, a rule of the optimiser that does not hold for changing input, nulls and ties.
+
+mod generate;
+mod harness;
+mod incremental;
