@@ -4,6 +4,7 @@
 //! equal ids are equal work, now and after a restart.
 
 mod aggregate;
+mod bounds;
 mod express;
 mod join;
 mod lower;
@@ -23,6 +24,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
 
+pub use bounds::bounded;
 pub use lower::lower;
 pub use refuse::refusal;
 pub use session::{Inputs, plan_sql, session};
@@ -98,6 +100,8 @@ pub enum Op {
         keys: usize,
         /// What is computed of each group; without any the groups themselves are the result.
         aggregates: Vec<Aggregate>,
+        /// When groups leave.
+        retention: Option<Retention>,
     },
     /// The first rows of each group.
     TopK {
@@ -132,6 +136,15 @@ pub enum Op {
         /// Where each begins and ends.
         bounds: Vec<Bound>,
     },
+}
+
+/// How long groups are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Which key column is their time.
+    pub key: usize,
+    /// For how many milliseconds after it they can still be corrected.
+    pub ms: i64,
 }
 
 /// A comparison of `now()` with an expression.
@@ -243,7 +256,7 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
             let Join { left, right, on, filter, kind, nulls_equal, null_aware } = join;
             format!("join {} {} {on:?} {filter:?} {kind:?} {nulls_equal} {null_aware}", left.id.0, right.id.0)
         }
-        Op::Reduce { input, keys, aggregates } => {
+        Op::Reduce { input, keys, aggregates, retention } => {
             let told = |aggregate: &Aggregate| {
                 let Aggregate { function, arguments, order, filter } = aggregate;
                 let (name, field) = (function.fun().name(), function.field());
@@ -253,7 +266,7 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
                 format!("{name} {kind:?} {distinct} {nulls} {given:?} {arguments:?} {order:?} {filter:?}")
             };
             let aggregates: Vec<String> = aggregates.iter().map(told).collect();
-            format!("reduce {} {keys} {aggregates:?}", input.id.0)
+            format!("reduce {} {keys} {aggregates:?} {retention:?}", input.id.0)
         }
         Op::TopK { input, partition, order, skip, fetch } => {
             format!("top {} {partition:?} {order:?} {skip} {fetch}", input.id.0)

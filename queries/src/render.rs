@@ -91,7 +91,7 @@ impl<'s> Builder<'s> {
             Op::Constant(rows) => map::constant(self.scope, rows)?,
             Op::Map { input, filter, project } => return self.map(node, input, filter.as_ref(), project),
             Op::Join(join) => return self.join(node, join),
-            Op::Reduce { input, keys, aggregates } => self.reduce(node, input, *keys, aggregates)?,
+            Op::Reduce { input, keys, aggregates, retention } => self.reduce(input, *keys, aggregates, *retention)?,
             Op::TopK { input, partition, order, skip, fetch } => {
                 let top = top::Top::new(input, order, *skip, *fetch)?;
                 let keyed = self.keyed(input, partition, map::Nulls::Stay)?;

@@ -55,7 +55,7 @@ fn group(aggregate: &Logical, by: &[Expr], input: &Arc<Node>, scope: &Scope<'_>)
     columns.extend(arguments);
     let rows_max = if keys == 0 { Some(1) } else { input.rows_max };
     let below = map(input.clone(), None, Some(columns))?;
-    Ok(Node::new(Op::Reduce { input: below, keys, aggregates }, &kinds, Kind::Table, false, rows_max))
+    Ok(Node::new(Op::Reduce { input: below, keys, aggregates, retention: None }, &kinds, Kind::Table, false, rows_max))
 }
 
 /// One GROUP BY for each set, with the columns that it leaves out as nulls.

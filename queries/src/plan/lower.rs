@@ -132,7 +132,7 @@ fn filter(filter: &Filter, inputs: &Inputs) -> Result<Arc<Node>> {
 pub(super) fn distinct(input: Arc<Node>) -> Arc<Node> {
     let (types, keys, rows_max) = (types(&input.schema), input.schema.fields().len(), input.rows_max);
     let append_only = input.append_only;
-    Node::new(Op::Reduce { input, keys, aggregates: Vec::new() }, &types, Kind::Table, append_only, rows_max)
+    Node::new(Op::Reduce { input, keys, aggregates: Vec::new(), retention: None }, &types, Kind::Table, append_only, rows_max)
 }
 
 fn distinct_on(on: &DistinctOn, inputs: &Inputs) -> Result<Arc<Node>> {

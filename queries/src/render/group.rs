@@ -22,7 +22,12 @@ pub trait Groups: 'static {
     fn start(&mut self, _out: &mut Out) {}
 
     /// Takes the changes of one tick in, ordered by key and then row, and tells what they change.
-    fn change(&mut self, changes: &[((Row, Row), Diff)], out: &mut Out);
+    fn change(&mut self, tick: Tick, changes: &[((Row, Row), Diff)], out: &mut Out);
+
+    /// The next tick at which something changes by itself; [`change`](Self::change) is called then at the latest.
+    fn due(&self) -> Option<Tick> {
+        None
+    }
 }
 
 /// What changes at a tick.
@@ -82,15 +87,15 @@ pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Tabl
             if starting.is_some() && upto > 0 {
                 pending.entry(0).or_default();
             }
-            let later = pending.split_off(&upto);
             let mut out = Out::default();
             let (mut rows, mut failed): (Updates, Updates) = (Vec::new(), Vec::new());
-            for (tick, mut changes) in std::mem::replace(&mut pending, later) {
+            while let Some(tick) = next(&pending, groups.due(), upto) {
+                let mut changes = pending.remove(&tick).unwrap_or_default();
                 if tick == 0 && starting.take().is_some() {
                     groups.start(&mut out);
                 }
                 consolidate(&mut changes);
-                groups.change(&changes, &mut out);
+                groups.change(tick, &changes, &mut out);
                 rows.extend(out.rows.drain(..).map(|(row, diff)| (row, tick, diff)));
                 failed.extend(out.faults.drain(..).map(|(row, diff)| (row, tick, diff)));
             }
@@ -107,6 +112,14 @@ pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Tabl
         }
     });
     (rows.as_collection(), faults.as_collection())
+}
+
+/// The next tick before `upto` at which there is something to do. Input that has ended moves time no more, and with it no
+/// timer.
+fn next<D>(pending: &BTreeMap<Tick, D>, due: Option<Tick>, upto: Tick) -> Option<Tick> {
+    let data = pending.first_key_value().map(|(tick, _)| *tick).filter(|tick| *tick < upto);
+    let timer = due.filter(|tick| *tick < upto && (upto != Tick::MAX || data.is_some_and(|data| *tick <= data)));
+    data.into_iter().chain(timer).min()
 }
 
 /// The runs of changes that have one key.

@@ -2,24 +2,29 @@
 //!
 //! Invariant: state is proportional to groups (and, for what has to see all of them, to their values), not to changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use datafusion::error::Result;
 use hashbrown::HashMap;
 use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
 
 use super::accumulate::{Kept, State};
 use super::group::{Groups, Out, by_key};
-use super::{Builder, Table, map};
-use crate::plan::{Aggregate, Node, types};
+use super::{Builder, Fault, Table, map};
+use crate::plan::{Aggregate, Node, Retention, canonical, types};
 
 impl<'s> Builder<'s> {
     pub(super) fn reduce(
         &mut self,
-        _node: &Node,
         input: &Arc<Node>,
         keys: usize,
         aggregates: &[Aggregate],
+        retention: Option<Retention>,
     ) -> Result<Table<'s>> {
         let table = self.table(input)?;
         let (keyed, values, faults) = map::split(table, &input.schema, keys)?;
@@ -31,6 +36,7 @@ impl<'s> Builder<'s> {
             kept: kept.collect::<Result<Vec<_>>>()?,
             global: keys == 0 && !aggregates.is_empty(),
             groups: HashMap::default(),
+            ends: retention.map(|retention| Ends::new(input, keys, retention)).transpose()?,
         };
         Ok(self.group(keyed, "Reduce", reduce))
     }
@@ -42,6 +48,32 @@ struct Reduce {
     /// Without keys there is one group, also when there are no rows.
     global: bool,
     groups: HashMap<Row, Group, foldhash::fast::FixedState>,
+    ends: Option<Ends>,
+}
+
+/// When groups end: a time in their key, and how long after it they are kept.
+struct Ends {
+    keys: Codec,
+    retention: Retention,
+    by_tick: BTreeMap<Tick, Vec<Row>>,
+}
+
+impl Ends {
+    fn new(input: &Node, keys: usize, retention: Retention) -> Result<Self> {
+        let keys = Codec::new(canonical(&types(&input.schema)[..keys]))?;
+        Ok(Self { keys, retention, by_tick: BTreeMap::new() })
+    }
+
+    /// The tick at which each of these keys ends; none for one without a time.
+    fn of(&self, keys: &[&Row]) -> Vec<Option<Tick>> {
+        let batch = self.keys.decode(keys.iter().copied()).expect("keys of the plan");
+        let column = batch.column(self.retention.key);
+        let milliseconds = DataType::Timestamp(TimeUnit::Millisecond, None);
+        let times = cast(column, &milliseconds).and_then(|times| cast(&times, &DataType::Int64)).expect("a timestamp");
+        let times = times.as_primitive::<Int64Type>();
+        let end = |row| times.value(row).saturating_add(self.retention.ms).max(0) as Tick;
+        (0..keys.len()).map(|row| times.is_valid(row).then(|| end(row))).collect()
+    }
 }
 
 struct Group {
@@ -60,16 +92,36 @@ impl Groups for Reduce {
         }
     }
 
-    fn change(&mut self, changes: &[((Row, Row), Diff)], out: &mut Out) {
+    fn due(&self) -> Option<Tick> {
+        self.ends.as_ref().and_then(|ends| ends.by_tick.first_key_value()).map(|(tick, _)| *tick)
+    }
+
+    fn change(&mut self, tick: Tick, changes: &[((Row, Row), Diff)], out: &mut Out) {
+        self.end(tick, out);
         if changes.is_empty() {
             return;
         }
+        let ends: Vec<Option<Tick>> = match &self.ends {
+            Some(ends) => ends.of(&by_key(changes).map(|run| &run[0].0.0).collect::<Vec<_>>()),
+            None => Vec::new(),
+        };
         let batch = self.values.decode(changes.iter().map(|((_, row), _)| row)).expect("rows of the plan");
         let taken: Vec<_> = self.kept.iter().map(|kept| kept.take(&batch).expect("columns of the plan")).collect();
         let mut dirty = Vec::new();
         let mut at = 0;
-        for run in by_key(changes) {
+        for (place, run) in by_key(changes).enumerate() {
             let key = &run[0].0.0;
+            if let Some(end) = ends.get(place).copied().flatten() {
+                if end <= tick {
+                    at += run.len();
+                    let late = run.iter().map(|(_, diff)| diff).sum();
+                    out.faults.push((Fault::row("Late", "the window has ended and is sealed"), late));
+                    continue;
+                }
+                if let (Some(ends), false) = (&mut self.ends, self.groups.contains_key(key)) {
+                    ends.by_tick.entry(end).or_default().push(key.clone());
+                }
+            }
             let group = self.groups.entry_ref(key).or_insert_with(|| empty(&self.kept));
             for (_, diff) in run {
                 group.rows += diff;
@@ -89,6 +141,17 @@ fn empty(kept: &[Kept]) -> Group {
 }
 
 impl Reduce {
+    /// Groups whose time is over leave.
+    fn end(&mut self, tick: Tick, out: &mut Out) {
+        let Some(ends) = &mut self.ends else { return };
+        let later = ends.by_tick.split_off(&(tick + 1));
+        for key in std::mem::replace(&mut ends.by_tick, later).into_values().flatten() {
+            if let Some(group) = self.groups.remove(&key) {
+                out.replace(group.out.as_ref(), None);
+            }
+        }
+    }
+
     fn put_out(&mut self, dirty: &[Row], out: &mut Out) {
         let states = |index: usize| dirty.iter().map(move |key| (key, index));
         let results: Vec<Vec<Result<Row>>> = (0..self.kept.len())

@@ -11,6 +11,7 @@ use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::error::Result;
 use hashbrown::HashMap;
 use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
 
 use super::evaluate::all;
 use super::group::{Groups, Out, by_key, difference};
@@ -65,6 +66,8 @@ pub struct Top {
     order: Order,
     skip: usize,
     fetch: usize,
+    /// Rows beyond the last one taken never come back: nothing before them leaves.
+    only_come: bool,
     groups: HashMap<Row, Group, foldhash::fast::FixedState>,
 }
 
@@ -76,12 +79,20 @@ struct Group {
 
 impl Top {
     pub fn new(input: &Arc<Node>, order: &[(Expression, SortOptions)], skip: usize, fetch: usize) -> Result<Self> {
-        Ok(Self { order: Order::new(input, order)?, skip, fetch, groups: HashMap::default() })
+        let only_come = input.append_only;
+        Ok(Self { order: Order::new(input, order)?, skip, fetch, only_come, groups: HashMap::default() })
+    }
+}
+
+/// Leaves the first `most` rows.
+fn trim(rows: &mut BTreeMap<(Row, Row), Diff>, most: usize) {
+    while rows.len() > most {
+        rows.pop_last();
     }
 }
 
 impl Groups for Top {
-    fn change(&mut self, changes: &[((Row, Row), Diff)], out: &mut Out) {
+    fn change(&mut self, _: Tick, changes: &[((Row, Row), Diff)], out: &mut Out) {
         let places = self.order.places(changes.iter().map(|((_, row), _)| row)).expect("columns of the plan");
         let mut places = places.into_iter();
         for run in by_key(changes) {
@@ -98,6 +109,9 @@ impl Groups for Top {
             let all = group.rows.iter();
             let all = all.flat_map(|((_, row), count)| std::iter::repeat_n(row, (*count).max(0) as usize));
             let mut new: Vec<Row> = all.skip(self.skip).take(self.fetch).cloned().collect();
+            if self.only_come {
+                trim(&mut group.rows, self.skip.saturating_add(self.fetch));
+            }
             new.sort_unstable();
             difference(&group.out, &new, out);
             group.out = new;

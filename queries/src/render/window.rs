@@ -10,6 +10,7 @@ use datafusion::error::Result;
 use datafusion::physical_expr::window::WindowExpr;
 use hashbrown::HashMap;
 use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
 
 use super::group::{Groups, Out, by_key, difference};
 use super::top::Order;
@@ -69,7 +70,7 @@ fn computed(
 }
 
 impl Groups for Windows {
-    fn change(&mut self, changes: &[((Row, Row), Diff)], out: &mut Out) {
+    fn change(&mut self, _: Tick, changes: &[((Row, Row), Diff)], out: &mut Out) {
         let places = self.order.places(changes.iter().map(|((_, row), _)| row)).expect("columns of the plan");
         let mut places = places.into_iter();
         for run in by_key(changes) {
