@@ -25,6 +25,7 @@ use tokio::runtime::Runtime;
 use crate::answer::Answer;
 
 pub use refuse::refusal;
+pub use statement::bearable;
 pub use tables::{TABLES, Table};
 
 /// Stack of the threads that plan and compute: expressions are walked recursively, and may be as deep as

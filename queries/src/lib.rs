@@ -1,6 +1,7 @@
 //! Questions in SQL: DataFusion lives here and nowhere else.
 
 pub mod answer;
+pub mod catalog;
 pub mod history;
 pub mod plan;
 pub mod render;

@@ -26,7 +26,7 @@ use datafusion::physical_expr::window::WindowExpr;
 
 pub use bounds::bounded;
 pub use lower::lower;
-pub use refuse::refusal;
+pub use refuse::{refusal, unknown_name};
 pub use session::{Inputs, plan_sql, session};
 
 /// An expression over the columns of a node.

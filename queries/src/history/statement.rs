@@ -10,8 +10,8 @@ use operators::error::{Refusal, excerpt};
 
 use super::{SQL_BYTES_MAX, SQL_TOKENS_MAX, refuse};
 
-/// Whether the text is one query of bearable length.
-pub fn check(sql: &str) -> Result<(), Refusal> {
+/// Whether the text is of bearable length.
+pub fn bearable(sql: &str) -> Result<(), Refusal> {
     if sql.len() > SQL_BYTES_MAX {
         let message = format!("the text has {} bytes, the limit is {SQL_BYTES_MAX}", sql.len());
         return Err(Refusal::new("sql_too_complex", message));
@@ -23,6 +23,12 @@ pub fn check(sql: &str) -> Result<(), Refusal> {
         let message = format!("the text has {tokens} words and signs, the limit is {SQL_TOKENS_MAX}");
         return Err(Refusal::new("sql_too_complex", message));
     }
+    Ok(())
+}
+
+/// Whether the text is one query of bearable length.
+pub fn check(sql: &str) -> Result<(), Refusal> {
+    bearable(sql)?;
     let mut statements = DFParserBuilder::new(sql)
         .with_dialect(&GenericDialect {})
         .build()

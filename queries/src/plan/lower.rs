@@ -55,7 +55,7 @@ pub(super) fn refused(why: &str) -> DataFusionError {
 
 fn get(scan: &TableScan, inputs: &Inputs) -> Result<Arc<Node>> {
     let name = scan.table_name.table();
-    let (schema, kind) = inputs.0.get(name).ok_or_else(|| refused(&format!("{name} is not in the catalog")))?;
+    let (schema, kind) = inputs.names.get(name).ok_or_else(|| refused(&format!("{name} is not in the catalog")))?;
     let node = Node::new(Op::Get(name.to_owned()), &types(schema), *kind, *kind == Kind::Events, None);
     let all = DFSchema::try_from_qualified_schema(scan.table_name.clone(), schema)?;
     let filter = conjunction(scan.filters.clone());

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::datasource::ViewTable;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::{SQLOptions, SessionConfig, SessionContext};
@@ -55,13 +56,23 @@ const FORBIDDEN: [&str; 18] = [
 
 /// What a plan may read.
 #[derive(Clone, Debug, Default)]
-pub struct Inputs(pub BTreeMap<String, (SchemaRef, Kind)>);
+pub struct Inputs {
+    pub(super) names: BTreeMap<String, (SchemaRef, Kind)>,
+    plans: BTreeMap<String, (LogicalPlan, String)>,
+}
 
 impl Inputs {
     /// Adds a name.
     #[must_use]
     pub fn with(mut self, name: &str, schema: SchemaRef, kind: Kind) -> Self {
-        self.0.insert(name.to_owned(), (schema, kind));
+        self.names.insert(name.to_owned(), (schema, kind));
+        self
+    }
+
+    /// Adds a name that stands for a plan.
+    #[must_use]
+    pub fn with_plan(mut self, name: &str, plan: LogicalPlan, sql: String) -> Self {
+        self.plans.insert(name.to_owned(), (plan, sql));
         self
     }
 }
@@ -117,8 +128,11 @@ pub fn session(inputs: &Inputs) -> Result<SessionContext> {
         context.deregister_udtf(name);
     }
     context.register_udf(now());
-    for (name, (schema, _)) in &inputs.0 {
+    for (name, (schema, _)) in &inputs.names {
         context.register_table(name.as_str(), Arc::new(EmptyTable::new(schema.clone())))?;
+    }
+    for (name, (plan, sql)) in &inputs.plans {
+        context.register_table(name.as_str(), Arc::new(ViewTable::new(plan.clone(), Some(sql.clone()))))?;
     }
     Ok(context)
 }

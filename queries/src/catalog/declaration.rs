@@ -1,0 +1,188 @@
+//! One file, one derived stream: `CREATE [MATERIALIZED] VIEW name [WITH (…)] AS SELECT …`.
+//!
+//! Invariant: nothing else is understood, so a file can create, change, copy or read nothing but a view.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::{
+    CreateTableOptions, CreateView, Expr, ObjectName, SqlOption, Statement as Sql, Value, visit_relations,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
+use operators::error::{Refusal, excerpt};
+
+use crate::plan;
+
+/// Longest name of a stream.
+const NAME_CHARS_MAX: usize = 63;
+/// Where the rows of a view can go.
+pub const SINKS: [&str; 5] = ["clickhouse", "edge", "kafka", "parquet", "redis"];
+
+/// What a file declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declaration {
+    /// Name of the stream.
+    pub name: String,
+    /// Whether its rows are kept, or its plan only stands for the name.
+    pub materialized: bool,
+    /// Columns that tell its rows apart.
+    pub key: Vec<String>,
+    /// How long after its time a window can be corrected, in milliseconds.
+    pub retention_ms: Option<i64>,
+    /// Where its changes go.
+    pub sinks: Vec<String>,
+    /// The column that says whose a row is.
+    pub access: Option<String>,
+    /// The SELECT.
+    pub query: String,
+    /// The file.
+    pub text: String,
+    /// Names that the SELECT uses.
+    pub(super) uses: Vec<String>,
+}
+
+const HINT: &str = "a file holds one statement: CREATE MATERIALIZED VIEW name WITH (key = '…') AS SELECT …";
+
+/// Reads a declaration.
+///
+/// # Errors
+/// The text is none.
+pub fn parse(text: &str) -> Result<Declaration, Refusal> {
+    crate::history::bearable(text)?;
+    let mut statements = DFParserBuilder::new(text)
+        .with_dialect(&GenericDialect {})
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(|why| plan::refusal(&why, &[]))?;
+    match (statements.pop_front(), statements.pop_front()) {
+        (None, _) => Err(Refusal::new("sql_syntax", "there is no statement in the text").hint(HINT)),
+        (Some(_), Some(_)) => {
+            Err(Refusal::new("sql_syntax", "there is more than one statement in the text").hint(HINT))
+        }
+        (Some(Statement::Statement(statement)), None) => match *statement {
+            Sql::CreateView(view) => declared(view, text),
+            other => Err(not_allowed(&other.to_string())),
+        },
+        (Some(other), None) => Err(not_allowed(&other.to_string())),
+    }
+}
+
+fn not_allowed(statement: &str) -> Refusal {
+    let words: Vec<&str> = statement.split_whitespace().take(3).collect();
+    Refusal::new("sql_statement_not_allowed", excerpt(&words.join(" "))).hint(HINT)
+}
+
+fn declared(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
+    let unusual = view.or_alter || view.or_replace || view.secure || view.if_not_exists || view.temporary;
+    if unusual || !view.cluster_by.is_empty() || view.to.is_some() || !view.columns.is_empty() {
+        let message = "only CREATE [MATERIALIZED] VIEW name [WITH (…)] AS SELECT … is understood";
+        return Err(Refusal::new("sql_statement_not_allowed", message).hint(HINT));
+    }
+    let name = valid_name(&view.name)?;
+    let mut uses = Vec::new();
+    let _ = visit_relations(&view.query, |relation| {
+        uses.push(relation.to_string().replace('"', ""));
+        ControlFlow::<()>::Continue(())
+    });
+    let mut declaration = Declaration {
+        name,
+        materialized: view.materialized,
+        key: Vec::new(),
+        retention_ms: None,
+        sinks: Vec::new(),
+        access: None,
+        query: view.query.to_string(),
+        text: text.to_owned(),
+        uses,
+    };
+    match view.options {
+        CreateTableOptions::None => {}
+        CreateTableOptions::With(options) => {
+            options.into_iter().try_for_each(|option| declaration.set(option))?;
+        }
+        _ => return Err(Refusal::new("sql_option_unknown", "options are written as WITH (key = '…')").hint(HINT)),
+    }
+    if !declaration.materialized && !declaration.sinks.is_empty() {
+        return Err(Refusal::new("sql_option_invalid", "a view that is not materialized has nothing to send")
+            .at("sinks")
+            .hint("CREATE MATERIALIZED VIEW"));
+    }
+    Ok(declaration)
+}
+
+fn valid_name(name: &ObjectName) -> Result<String, Refusal> {
+    let text = name.to_string();
+    let safe = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let plain = text.len() <= NAME_CHARS_MAX
+        && text.chars().all(safe)
+        && text.starts_with(|c: char| c.is_ascii_lowercase());
+    if !plain {
+        return Err(Refusal::new(
+            "name_invalid",
+            format!("\"{}\" is not a-z followed by up to {} of a-z 0-9 _", excerpt(&text), NAME_CHARS_MAX - 1),
+        )
+        .at("name"));
+    }
+    let reserved = ["select", "from", "where", "table", "view", "join", "on", "as", "with", "union", "group", "order"];
+    let upper = text.to_uppercase();
+    if reserved.contains(&text.as_str()) && ALL_KEYWORDS.binary_search(&upper.as_str()).is_ok() {
+        return Err(Refusal::new("name_invalid", format!("{text} is a word of SQL")).at("name"));
+    }
+    Ok(text)
+}
+
+impl Declaration {
+    fn set(&mut self, option: SqlOption) -> Result<(), Refusal> {
+        let SqlOption::KeyValue { key, value } = option else {
+            return Err(Refusal::new("sql_option_unknown", format!("{option} is not key = 'value'")).hint(HINT));
+        };
+        let name = key.value.to_lowercase();
+        let value = match value {
+            Expr::Value(value) => match value.value {
+                Value::SingleQuotedString(text) => text,
+                other => other.to_string(),
+            },
+            other => other.to_string(),
+        };
+        let list = || value.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect();
+        match name.as_str() {
+            "key" => self.key = list(),
+            "access" => self.access = Some(value.trim().to_owned()),
+            "retention" => {
+                let why = || {
+                    Refusal::new("sql_option_invalid", format!("retention '{}' is not a time", excerpt(&value)))
+                        .at("retention")
+                        .hint("write it as '7 days', '12 hours' or '30 minutes'")
+                };
+                self.retention_ms = Some(duration_ms(&value).ok_or_else(why)?);
+            }
+            "sinks" => {
+                self.sinks = list();
+                if let Some(wrong) = self.sinks.iter().find(|sink| !SINKS.contains(&sink.as_str())) {
+                    return Err(plan::unknown_name("sink", wrong, &SINKS));
+                }
+            }
+            _ => return Err(plan::unknown_name("option", &name, &["key", "retention", "sinks", "access"])),
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds of a time such as `7 days`.
+#[must_use]
+pub fn duration_ms(text: &str) -> Option<i64> {
+    let text = text.trim().to_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit.trim().trim_end_matches('s') {
+        "m" | "millisecond" => 1, // the s of ms is gone
+        "" | "second" | "sec" => 1_000,
+        "minute" | "min" => 60_000,
+        "hour" | "h" => 3_600_000,
+        "day" | "d" => 86_400_000,
+        "week" | "w" => 604_800_000,
+        _ => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(unit_ms).filter(|ms| *ms > 0)
+}

@@ -1,0 +1,145 @@
+//! Declarations that are understood, and what is refused with which words.
+
+use super::*;
+
+fn refused(text: &str) -> Refusal {
+    Catalog::of_the_main_job().plan(text).expect_err("a refusal")
+}
+
+fn view(catalog: &Catalog, text: &str) -> View {
+    catalog.plan(text).unwrap_or_else(|why| panic!("{why}\n{text}"))
+}
+
+#[test]
+fn the_example_of_the_documents_is_understood() {
+    let catalog = Catalog::of_the_main_job();
+    let text = "-- Overspeeding per company and driver, per 5 minutes of device time
+        CREATE MATERIALIZED VIEW overspeed_5m
+        WITH (key = 'company_id, driver_id, window_start', retention = '7 days', sinks = 'clickhouse, kafka, edge',
+              access = 'company_id')
+        AS
+        SELECT e.company_id, e.driver_id, date_bin(interval '5 minutes', e.ts) AS window_start,
+               count(*) AS fixes, max(e.speed_kmh) AS top_speed
+        FROM telemetry_enriched e JOIN tariffs t ON t.tariff_id = e.tariff_id
+        WHERE e.speed_kmh > 90
+        GROUP BY 1, 2, 3;";
+    let view = view(&catalog, text);
+    assert_eq!(view.relation.key, ["company_id", "driver_id", "window_start"]);
+    assert_eq!(view.declaration.retention_ms, Some(7 * 86_400_000));
+    assert_eq!(view.declaration.access.as_deref(), Some("company_id"));
+    assert_eq!(view.node.reads(), ["tariffs", "telemetry_enriched"]);
+    let names: Vec<_> = view.relation.schema.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(names, ["company_id", "driver_id", "window_start", "fixes", "top_speed"]);
+}
+
+#[test]
+fn views_stand_on_views() {
+    let mut catalog = Catalog::of_the_main_job();
+    let plain = view(&catalog, "CREATE VIEW fast AS SELECT * FROM telemetry_enriched WHERE speed_kmh > 100");
+    catalog.add(plain).unwrap();
+    let counted = view(
+        &catalog,
+        "CREATE MATERIALIZED VIEW fast_by_driver AS SELECT driver_id, count(*) AS n FROM fast GROUP BY driver_id",
+    );
+    assert_eq!(counted.node.reads(), ["telemetry_enriched"], "what is not materialized stands for its plan");
+    catalog.add(counted).unwrap();
+    let top = view(
+        &catalog,
+        "CREATE MATERIALIZED VIEW worst AS SELECT driver_id, n FROM fast_by_driver ORDER BY n DESC, driver_id LIMIT 3",
+    );
+    assert_eq!(top.node.reads(), ["fast_by_driver"]);
+    catalog.add(top).unwrap();
+    let why = catalog.drop("fast").expect_err("it is used");
+    assert_eq!((why.code, why.message.as_str()), ("stream_has_dependants", "fast_by_driver read fast"));
+    let why = catalog.plan("CREATE VIEW fast AS SELECT driver_id FROM worst").expect_err("a cycle");
+    assert_eq!(why.message, "fast → worst → fast_by_driver → fast");
+    let other = view(&catalog, "CREATE MATERIALIZED VIEW fast_by_driver AS SELECT driver_id FROM drivers");
+    assert_eq!(catalog.replace(other).expect_err("others read it").code, "stream_has_dependants");
+    assert_eq!(catalog.drop("wrost").expect_err("no such").message, "there is no stream wrost; did you mean worst?");
+    for name in ["worst", "fast_by_driver", "fast"] {
+        catalog.drop(name).unwrap();
+    }
+}
+
+#[test]
+fn what_is_no_declaration_is_refused() {
+    for (text, code) in [
+        ("", "sql_syntax"),
+        ("-- nothing", "sql_syntax"),
+        ("CREATE VIEW a AS SELECT 'x", "sql_syntax"),
+        ("CREATE VIEW a AS SELECT 1; CREATE VIEW b AS SELECT 1", "sql_syntax"),
+        ("COPY telemetry TO '/tmp/x'", "sql_statement_not_allowed"),
+        ("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'", "sql_statement_not_allowed"),
+        ("INSERT INTO telemetry VALUES (1)", "sql_statement_not_allowed"),
+        ("SET datafusion.execution.batch_size = 1", "sql_statement_not_allowed"),
+        ("EXPLAIN ANALYZE SELECT 1", "sql_statement_not_allowed"),
+        ("SELECT 1", "sql_statement_not_allowed"),
+        ("CREATE VIEW p AS SELECT * FROM '/etc/passwd'", "sql_unknown_table"),
+        ("CREATE VIEW p AS SELECT * FROM information_schema.tables", "sql_unknown_table"),
+        ("CREATE VIEW p AS SELECT spede_kmh FROM telemetry", "sql_unknown_column"),
+        ("CREATE VIEW p AS SELECT uper(device_id) FROM telemetry", "sql_unknown_function"),
+        ("CREATE VIEW p AS SELECT ts FROM telemetry WHERE sum(seq) > 1", "sql_invalid"),
+        ("CREATE VIEW p AS SELECT device_id, ts FROM telemetry GROUP BY device_id", "sql_invalid"),
+        ("CREATE VIEW p AS SELECT random() FROM telemetry", "sql_nondeterministic"),
+        ("CREATE VIEW p AS SELECT uuid() AS u FROM telemetry", "sql_nondeterministic"),
+        ("CREATE VIEW p AS SELECT now() AS n FROM telemetry", "sql_unsupported"),
+        ("CREATE VIEW p AS SELECT 1 AS a, 2 AS a", "sql_invalid"),
+        ("CREATE VIEW p AS SELECT a.name, b.name FROM drivers a JOIN companies b ON a.company_id = b.company_id", "sql_ambiguous_column"),
+        ("CREATE VIEW p AS SELECT name FROM drivers a JOIN companies b ON a.company_id = b.company_id", "sql_ambiguous_column"),
+        ("CREATE VIEW p AS SELECT repeat('x', 1000000000) AS a", "sql_unknown_function"),
+        ("CREATE VIEW p AS SELECT * FROM generate_series(1, 9876543210)", "sql_unknown_function"),
+        ("CREATE VIEW telemetry AS SELECT 1 AS a", "name_invalid"),
+        ("CREATE VIEW \"; DROP\" AS SELECT 1 AS a", "name_invalid"),
+        ("CREATE VIEW Größe AS SELECT 1 AS a", "name_invalid"),
+        ("CREATE VIEW x.y AS SELECT 1 AS a", "name_invalid"),
+        ("CREATE VIEW p WITH (kee = 'a') AS SELECT 1 AS a", "sql_option_unknown"),
+        ("CREATE VIEW p WITH (key = 'b') AS SELECT 1 AS a", "sql_unknown_column"),
+        ("CREATE VIEW p WITH (retention = 'soon') AS SELECT 1 AS a", "sql_option_invalid"),
+        ("CREATE MATERIALIZED VIEW p WITH (sinks = 'disk') AS SELECT 1 AS a", "sql_option_invalid"),
+        ("CREATE MATERIALIZED VIEW p WITH (sinks = 'kafka') AS SELECT * FROM drivers", "sql_key_missing"),
+        ("CREATE VIEW p AS WITH RECURSIVE r AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM r) SELECT * FROM r", "sql_unsupported"),
+    ] {
+        let why = refused(text);
+        assert_eq!(why.code, code, "{text}: {why}");
+    }
+    let long = format!("CREATE VIEW {} AS SELECT 1 AS a", "x".repeat(300));
+    assert_eq!(refused(&long).code, "name_invalid");
+    let union = vec!["SELECT 1 AS a"; 3_000].join(" UNION ALL ");
+    assert_eq!(refused(&format!("CREATE VIEW p AS {union}")).code, "sql_too_complex");
+    let huge = format!("CREATE VIEW p AS SELECT '{}' AS a", "x".repeat(1 << 20));
+    assert_eq!(refused(&huge).code, "sql_too_complex");
+    let nested = format!("CREATE VIEW p AS SELECT {}1{} AS a", "(".repeat(500), ")".repeat(500));
+    assert!(["sql_too_complex", "sql_syntax"].contains(&refused(&nested).code));
+}
+
+#[test]
+fn what_nothing_bounds_is_refused() {
+    for text in [
+        "SELECT DISTINCT speed_kmh FROM telemetry",
+        "SELECT speed_kmh, count(*) AS n FROM telemetry GROUP BY speed_kmh",
+        "SELECT date_bin(interval '1 minute', ts) AS w, count(*) AS n FROM telemetry GROUP BY 1",
+        "SELECT device_id, count(DISTINCT ts) AS n FROM telemetry GROUP BY device_id",
+        "SELECT a.device_id FROM telemetry a JOIN telemetry b ON a.device_id = b.device_id",
+        "SELECT v.vehicle_id, e.ts FROM vehicles v LEFT JOIN telemetry e ON v.device_id = e.device_id",
+        "SELECT device_id FROM telemetry UNION ALL SELECT device_id FROM vehicles",
+        "SELECT DISTINCT ON (ts) device_id, ts FROM telemetry ORDER BY ts",
+        "SELECT device_id, lag(ts) OVER (PARTITION BY device_id ORDER BY ts) AS l FROM telemetry",
+        "SELECT * FROM vehicles, drivers",
+    ] {
+        let why = refused(&format!("CREATE MATERIALIZED VIEW p AS {text}"));
+        assert!(["sql_unbounded", "sql_unsupported"].contains(&why.code), "{text}: {why}");
+    }
+    let catalog = Catalog::of_the_main_job();
+    for text in [
+        "SELECT device_id, count(*) AS n, max(speed_kmh) AS top FROM telemetry GROUP BY device_id",
+        "SELECT count(*) AS n FROM telemetry",
+        "SELECT DISTINCT ON (device_id) device_id, ts, speed_kmh FROM telemetry ORDER BY device_id, ts DESC, seq DESC",
+        "SELECT DISTINCT speed_kmh FROM telemetry WHERE arrived_at > now() - interval '1 hour'",
+        "SELECT device_id, speed_kmh FROM telemetry WHERE speed_kmh > 100",
+        "SELECT e.device_id, v.plate FROM telemetry e LEFT JOIN vehicles v ON e.device_id = v.device_id",
+        "SELECT device_id, lag(ts) OVER (PARTITION BY device_id ORDER BY ts) AS l FROM telemetry \
+         WHERE arrived_at > now() - interval '10 minutes'",
+    ] {
+        view(&catalog, &format!("CREATE MATERIALIZED VIEW p AS {text}"));
+    }
+}
