@@ -26,6 +26,9 @@ pub fn refusal(error: &DataFusionError, names: &[&str]) -> Refusal {
                 _ => crate::history::refusal(error),
             }
         }
+        DataFusionError::Plan(why) if why.starts_with("table function '") => {
+            Refusal::new("sql_unknown_function", why.lines().next().unwrap_or_default())
+        }
         DataFusionError::SchemaError(why, _) => match why.as_ref() {
             SchemaError::FieldNotFound { field, valid_fields } => {
                 let mut known: Vec<&str> = valid_fields.iter().map(|field| field.name()).collect();
