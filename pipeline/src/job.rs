@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use operators::counters::Counters;
 use operators::time::Tick;
+use queries::live::Engine;
 use sources::SourceError;
 use sources::delivery::{Capacity, Nothing, Receiver, Sender, channel};
 use timely::worker::Worker;
@@ -59,7 +60,7 @@ impl Intake for Receiver {
 }
 
 impl Job {
-    /// Starts the workers. `report` is called on each worker's thread now and then with its index and what it has counted.
+    /// Starts the workers. `engine` has the derived streams, if there can be any. `report` is called on each worker's thread now and then with its index and what it has counted.
     ///
     /// # Errors
     /// The threads cannot be started.
@@ -67,6 +68,7 @@ impl Job {
         settings: Settings,
         origin: impl Origin,
         outputs: Vec<Output>,
+        engine: Option<Arc<Engine>>,
         report: impl Fn(usize, &Counters, &Progress) + Send + Sync + 'static,
     ) -> Result<Self, String> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -78,7 +80,8 @@ impl Job {
             let (stop, failure, progress) = &shared;
             let (index, peers) = (worker.index(), worker.peers());
             let counters = Counters::default();
-            let (inputs, probes) = topology::build(worker, settings.topology, &outputs, &counters);
+            let live = engine.as_ref().map(|engine| engine.live(index));
+            let (inputs, probes) = topology::build(worker, settings.topology, &outputs, &counters, live.as_ref());
             let intake = read(index, peers, settings.capacity, origin.clone(), stop.clone(), failure.clone());
             let report = report.clone();
             let work = Loop {
@@ -95,6 +98,7 @@ impl Job {
                     move |counters| report(index, counters, &progress)
                 }),
                 counters,
+                live,
             };
             work.run(worker);
         };

@@ -11,6 +11,7 @@ pub mod origin;
 mod pace;
 pub mod reference;
 pub mod run;
+pub mod streams;
 pub mod tap;
 pub mod topology;
 pub mod worker;

@@ -16,6 +16,8 @@ use operators::silence::{self, silence};
 use operators::time::Tick;
 use operators::vehicle_state::{self, CatchingUp, vehicle_state};
 use operators::window::{self, window};
+use queries::catalog::CORE;
+use queries::live::{Live, export_events, export_table};
 use sinks::run::{Feed, Route};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::{Concat, Input, Probe};
@@ -141,8 +143,14 @@ pub struct Probes {
     pub worked_off: ProbeHandle<Tick>,
 }
 
-/// Builds the dataflow on this worker.
-pub fn build(worker: &mut Worker, options: Options, outputs: &[Output], counters: &Counters) -> (Inputs, Probes) {
+/// Builds the dataflow on this worker. `live` are its derived streams, if there can be any.
+pub fn build(
+    worker: &mut Worker,
+    options: Options,
+    outputs: &[Output],
+    counters: &Counters,
+    live: Option<&Live>,
+) -> (Inputs, Probes) {
     let probes = Probes { handed_over: ProbeHandle::new(), worked_off: ProbeHandle::new() };
     let (index, catching_up) = (worker.index(), CatchingUp::default());
     let inputs = worker.dataflow::<Tick, _, _>(|scope| {
@@ -163,7 +171,7 @@ pub fn build(worker: &mut Worker, options: Options, outputs: &[Output], counters
         };
         let mut rejected_handle = Handle::new_with_builder();
         let rejected = scope.input_from(&mut rejected_handle);
-        let graph = Graph { index, outputs, probes: &probes, catching_up: &catching_up };
+        let graph = Graph { index, outputs, probes: &probes, catching_up: &catching_up, live };
         main_job(&graph, telemetry, references, rejected, options, counters);
         Inputs { streams: handles, rejected: Some(rejected_handle), everywhere, catching_up }
     });
@@ -176,9 +184,28 @@ struct Graph<'a> {
     outputs: &'a [Output],
     probes: &'a Probes,
     catching_up: &'a CatchingUp,
+    live: Option<&'a Live>,
 }
 
 impl Graph<'_> {
+    /// Makes a stream of events readable in SQL.
+    fn export(&self, stream: &Stream<'_, Tick, Batch>, name: &str) {
+        if let (Some(live), Some(core)) = (self.live, CORE.iter().find(|core| core.name == name)) {
+            export_events(stream.clone(), core, live, &self.probes.handed_over);
+        }
+    }
+
+    /// Makes the reference tables readable in SQL.
+    fn export_tables(&self, references: &References<'_>) {
+        let References { vehicles, drivers, companies, tariffs } = references;
+        let tables = [("vehicles", vehicles), ("drivers", drivers), ("companies", companies), ("tariffs", tariffs)];
+        for (name, changelog) in tables {
+            if let (Some(live), Some(core)) = (self.live, CORE.iter().find(|core| core.name == name)) {
+                export_table(changelog.clone(), core, live, &self.probes.handed_over);
+            }
+        }
+    }
+
     fn wanted(&self, stream: &str) -> bool {
         self.outputs.iter().any(|output| takes(&output.feed, stream))
     }
@@ -208,25 +235,32 @@ fn main_job<'s>(
         Some(horizon_ms) => deduplicate(events, horizon_ms, counters.clone()),
         None => events,
     };
+    graph.export(&events, "telemetry");
+    graph.export_tables(&references);
     let links = link(references);
     let worked_off = &graph.probes.worked_off;
     let links = links.probe_with(worked_off);
     let windows = graph.wanted("company_minute");
     let mut refused = rejected;
 
-    if windows || graph.wanted("telemetry_enriched") {
+    let enriched_wanted = graph.wanted("telemetry_enriched") || graph.live.is_some();
+    if windows || enriched_wanted {
         // Windows alone need no more than the company.
-        let wanted = if graph.wanted("telemetry_enriched") { &ENRICHMENT[..] } else { &["company_id"] };
+        let wanted = if enriched_wanted { &ENRICHMENT[..] } else { &["company_id"] };
         let enriched = enrich(events.clone(), links.clone(), wanted, &devices, counters.clone()).probe_with(worked_off);
         if windows {
             let company_minute = window(enriched.clone(), options.window, counters.clone());
             graph.put(company_minute.table, "company_minute", Kind::Upsert, None);
             refused = refused.concat(company_minute.late);
         }
+        if enriched_wanted {
+            graph.export(&enriched, "telemetry_enriched");
+        }
         graph.put(enriched, "telemetry_enriched", Kind::Append, None);
     }
-    if graph.wanted("vehicle_state") || graph.wanted("vehicle_events") {
+    if graph.wanted("vehicle_state") || graph.wanted("vehicle_events") || graph.live.is_some() {
         let connectivity = silence(events.clone(), links.clone(), options.silence, &devices);
+        graph.export(&connectivity.events, "vehicle_events");
         graph.put(connectivity.events.probe_with(worked_off), "vehicle_events", Kind::Append, None);
         if graph.wanted("vehicle_state") {
             let wanted = |conflated: bool| {

@@ -11,6 +11,7 @@ use operators::batch::{TICK, u64s};
 use operators::counters::Counters;
 use operators::record::Stream;
 use operators::time::Tick;
+use queries::live::Live;
 use sources::Delivery;
 use timely::dataflow::ProbeHandle;
 use timely::worker::Worker;
@@ -79,6 +80,8 @@ pub struct Loop<I> {
     pub report: Box<dyn FnMut(&Counters)>,
     /// The operators' counters.
     pub counters: Counters,
+    /// The derived streams, if there can be any.
+    pub live: Option<Live>,
 }
 
 /// Rows in flight: the newest tick of a batch, and its rows.
@@ -128,6 +131,9 @@ impl<I: Intake> Loop<I> {
                     Next::Empty => break,
                     Next::Ended => ended = true,
                 }
+            }
+            if let Some(live) = &mut self.live {
+                busy |= live.obey(worker);
             }
             let frontier = self.inputs.frontier().filter(|_| !ended);
             self.inputs.catching_up.set(frontier.is_some_and(|tick| !pace.puts_out(tick)));

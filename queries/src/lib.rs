@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod catalog;
 pub mod history;
+pub mod live;
 pub mod plan;
 pub mod render;
 

@@ -10,6 +10,7 @@ mod join;
 mod lower;
 mod refuse;
 mod session;
+mod share;
 mod temporal;
 mod window;
 
@@ -27,6 +28,7 @@ use datafusion::physical_expr::window::WindowExpr;
 pub use bounds::bounded;
 pub use lower::lower;
 pub use refuse::{refusal, unknown_name};
+pub use share::{renamed, shareable, substitute};
 pub use session::{Inputs, plan_sql, session};
 
 /// An expression over the columns of a node.

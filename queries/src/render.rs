@@ -30,6 +30,7 @@ use timely::dataflow::{Scope, Stream};
 use crate::plan::{Expression, Id, Node, Op};
 
 pub use fault::{Fault, fault_codec};
+pub use map::event_schema;
 
 /// Rows that come and go.
 pub type Table<'s> = VecCollection<'s, Tick, Row, Diff>;

@@ -107,7 +107,7 @@ fn main() {
     timely::execute_directly(move |worker| {
         let options = settings::job(&config::load(None, Vec::new()).unwrap().config).topology;
         let counters = Counters::default();
-        let (mut inputs, probes) = topology::build(worker, options, &outputs, &counters);
+        let (mut inputs, probes) = topology::build(worker, options, &outputs, &counters, None);
         run(worker, &mut inputs, &probes.handed_over, vehicles, &ticks);
     });
 }

@@ -129,7 +129,7 @@ impl Work<'_> {
         let origin = self.origin(&[Stream::Telemetry, Stream::Vehicle, Stream::Driver, Stream::Company]);
         let output = Output { feed, conflated: false };
         let settings = Settings { workers: self.workers, ..self.settings() };
-        let job = Job::start(settings, origin, vec![output], |_, _, _| {}).unwrap();
+        let job = Job::start(settings, origin, vec![output], None, |_, _, _| {}).unwrap();
         let workers = job.progress().to_vec();
         let rows = move || workers.iter().map(|worker| worker.rows.load(Ordering::Relaxed)).sum();
         show_progress(rows.clone());

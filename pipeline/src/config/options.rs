@@ -47,6 +47,8 @@ pub struct Config {
     pub parquet: Parquet,
     /// What one question to the history may take.
     pub history: queries::history::Options,
+    /// Derived streams.
+    pub sql: Sql,
     /// Current state in Redis.
     pub redis: Redis,
     /// History in ClickHouse.
@@ -72,6 +74,21 @@ pub struct Run {
     pub channel_bytes_max: usize,
     /// Milliseconds that the sinks may take to write what is left when the process stops.
     pub drain_ms_max: u64,
+}
+
+/// Section `sql`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Sql {
+    /// Whether there can be derived streams.
+    pub enabled: bool,
+    /// Directory with their files; empty: none.
+    pub streams: String,
+    /// Rows that one may hold.
+    pub stream_rows_max: usize,
+    /// How many there may be.
+    pub streams_max: usize,
+    /// Milliseconds that one may take to catch up.
+    pub catch_up_ms_max: u64,
 }
 
 /// Section `reader`.

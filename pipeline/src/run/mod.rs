@@ -4,6 +4,7 @@
 mod inputs;
 mod outputs;
 pub mod settings;
+mod streams;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::metrics;
 use inputs::Inputs;
 pub(crate) use inputs::open_log;
 use outputs::Outputs;
+use streams::Streams;
 pub(crate) use outputs::{clickhouse_sink, redis_sink};
 
 /// How often the process looks at itself.
@@ -38,12 +40,16 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let (fatal, refused) = mpsc::channel(16);
     let mut inputs = Inputs::open(&config)?;
     let gate = sources::listen::routes(inputs.gate(&config)?);
-    let extra = admin::routes(readiness.clone(), figures).or(gate).unify().boxed();
+    let streams = Streams::start(&config)?;
+    let mut extra = admin::routes(readiness.clone(), figures).or(gate).unify().boxed();
+    if let Some(streams) = &streams {
+        extra = extra.or(streams.routes(&config)).unify().boxed();
+    }
     let addr: SocketAddr =
         config.edge.listen.parse().map_err(|_| format!("edge.listen {} is not an address", config.edge.listen))?;
     let server = edge.bind(addr, extra).map_err(|why| why.to_string())?;
     let outputs = Outputs::start(&config, edge_sink, &readiness, fatal)?;
-    let job = Job::start(settings::job(&config), inputs.origin(&config), outputs.ends(), metrics::report)?;
+    let job = Job::start(settings::job(&config), inputs.origin(&config), outputs.ends(), streams.as_ref().map(Streams::engine), metrics::report)?;
     inputs.simulate(&config)?;
 
     let addr = server.addr();
@@ -56,11 +62,14 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     info!(%addr, workers = config.run.workers, source = ?config.run.source, sinks = outputs.names(), "running");
     ready(addr);
 
-    let outcome = watch_over(&job, &inputs, refused, &caught_up).await;
+    let outcome = watch_over(&job, &inputs, streams.as_ref(), refused, &caught_up).await;
     info!("stopping");
     inputs.stop();
     job.stop();
     let ended = tokio::task::spawn_blocking(move || job.join()).await.map_err(|why| why.to_string())?;
+    if let Some(streams) = streams {
+        streams.stop();
+    }
     let left = outputs.drain(Duration::from_millis(config.run.drain_ms_max)).await;
     stop_server.send_replace(true);
     // It has a limit of its own for clients that do not take their leave.
@@ -76,6 +85,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
 async fn watch_over(
     job: &Job,
     inputs: &Inputs,
+    streams: Option<&Streams>,
     mut refused: mpsc::Receiver<sinks::run::Fatal>,
     caught_up: &admin::Condition,
 ) -> Result<(), String> {
@@ -95,6 +105,9 @@ async fn watch_over(
                 }
                 if let Some(why) = inputs.failure() {
                     return Err(why);
+                }
+                if let Some(streams) = streams {
+                    streams.look();
                 }
                 match inputs.behind_ms(job.frontier()) {
                     behind if behind < 5_000 => caught_up.met(),

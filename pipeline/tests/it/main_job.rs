@@ -238,7 +238,7 @@ fn answer(log: &Arc<EmbeddedLog>, workers: usize, batch_rows_max: usize) -> BTre
         },
     };
     let job =
-        Job::start(settings, origin, vec![Output { feed, conflated: false }], |_, _, _| {}).expect("the job starts");
+        Job::start(settings, origin, vec![Output { feed, conflated: false }], None, |_, _, _| {}).expect("the job starts");
     job.join().expect("the job ends by itself");
     assert_eq!(runtime.block_on(running.drain(Duration::from_secs(30))), 0);
     let all = std::mem::take(&mut *kept.0.lock().expect("no panic while held"));

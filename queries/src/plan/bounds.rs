@@ -166,7 +166,7 @@ fn keeps_rows(aggregate: &super::Aggregate) -> bool {
 }
 
 /// The node over these inputs.
-fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<Retention>) -> Arc<Node> {
+pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<Retention>) -> Arc<Node> {
     let same = node.inputs().into_iter().zip(&inputs).all(|(old, new)| old.id == new.id);
     if same && retention.is_none() {
         return node.clone();
@@ -186,7 +186,8 @@ fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<Retention>) 
             filter: join.filter.clone(),
             ..*join
         }),
-        Op::Reduce { keys, aggregates, .. } => {
+        Op::Reduce { keys, aggregates, retention: before, .. } => {
+            let retention = retention.or(*before);
             Op::Reduce { input: next(), keys: *keys, aggregates: aggregates.clone(), retention }
         }
         Op::TopK { partition, order, skip, fetch, .. } => {

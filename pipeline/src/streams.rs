@@ -1,0 +1,125 @@
+//! Derived streams over HTTP: listed, added, replaced, dropped, and their changes as they happen.
+//!
+//! Invariant: a request changes what is declared or nothing; its answer comes once the change holds for every reader.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use futures_util::stream::{self, Stream, StreamExt as _};
+use operators::error::Refusal;
+use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
+use queries::Answer;
+use queries::live::{Change, Engine};
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::StatusCode;
+use warp::reply::{Reply, Response};
+
+/// Longest text of a declaration, in bytes.
+const TEXT_BYTES_MAX: u64 = 64 << 10;
+
+/// The routes below `/v1/streams`.
+#[must_use]
+pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
+    let with = warp::any().map(move || engine.clone());
+    let root = warp::path!("v1" / "streams");
+    let one = warp::path!("v1" / "streams" / String);
+    let text = warp::body::content_length_limit(TEXT_BYTES_MAX).and(warp::body::bytes());
+    let list = warp::get().and(root).and(with.clone()).map(|engine: Arc<Engine>| {
+        warp::reply::json(&engine.list()).into_response()
+    });
+    let status = warp::get().and(one).and(with.clone()).map(|name: String, engine: Arc<Engine>| {
+        answered(StatusCode::OK, engine.status(&name).map(|status| json!(status)))
+    });
+    let add = warp::post().and(root).and(text).and(with.clone()).then(|text: bytes::Bytes, engine: Arc<Engine>| async move {
+        let done = async { engine.add(utf8(&text)?).await }.await;
+        answered(StatusCode::CREATED, done.map(|status| json!(status)))
+    });
+    let replace = warp::put().and(one).and(text).and(with.clone());
+    let replace = replace.then(|name: String, text: bytes::Bytes, engine: Arc<Engine>| async move {
+        let done = async {
+            let text = utf8(&text)?;
+            let declared = engine.catalog().plan(text)?.relation.name;
+            if declared != name {
+                let message = format!("the text declares {declared}, the path says {name}");
+                return Err(Refusal::new("name_invalid", message).at("name"));
+            }
+            engine.replace(text).await
+        };
+        answered(StatusCode::OK, done.await.map(|status| json!(status)))
+    });
+    let remove = warp::delete().and(one).and(with.clone()).then(|name: String, engine: Arc<Engine>| async move {
+        let done = engine.remove(&name).await;
+        answered(StatusCode::OK, done.map(|()| json!({ "dropped": name })))
+    });
+    let changes = warp::get().and(warp::path!("v1" / "streams" / String / "changes")).and(with.clone());
+    let changes = changes.map(|name: String, engine: Arc<Engine>| match engine.watch(&name) {
+        Ok((held, changes)) => {
+            let lines = lines(Codec::new(held.schema.clone()).expect("a schema of rows"), changes);
+            let body = warp::reply::stream(lines.map(Ok::<_, Infallible>));
+            warp::reply::with_header(body, "content-type", "application/x-ndjson").into_response()
+        }
+        Err(why) => refused(&why),
+    });
+    let faults = warp::get().and(warp::path!("v1" / "streams" / String / "faults")).and(with);
+    let faults = faults.map(|name: String, engine: Arc<Engine>| {
+        let content = engine.faults(&name).ok_or_else(|| engine.catalog().unknown(&name));
+        answered(StatusCode::OK, content.map(|content| rows(&Codec::new(content.schema).expect("a schema of rows"), &content.rows)))
+    });
+    let all = list.or(status).unify().or(add).unify().or(replace).unify().or(remove).unify();
+    all.or(changes).unify().or(faults).unify().boxed()
+}
+
+fn utf8(text: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(text).map_err(|why| Refusal::new("utf8_invalid", format!("the text is not UTF-8: {why}")))
+}
+
+fn answered(status: StatusCode, done: Result<Value, Refusal>) -> Response {
+    match done {
+        Ok(body) => warp::reply::with_status(warp::reply::json(&body), status).into_response(),
+        Err(why) => refused(&why),
+    }
+}
+
+fn refused(why: &Refusal) -> Response {
+    let status = match why.code {
+        "sql_unknown_stream" => StatusCode::NOT_FOUND,
+        "sql_statement_not_allowed" => StatusCode::FORBIDDEN,
+        "stream_has_dependants" => StatusCode::CONFLICT,
+        "sql_not_caught_up" | "sql_too_many_streams" => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    warp::reply::with_status(warp::reply::json(why), status).into_response()
+}
+
+/// One line for each change: the tick, whether the row comes (+) or goes (−), the row.
+fn lines(codec: Codec, changes: broadcast::Receiver<Arc<Change>>) -> impl Stream<Item = bytes::Bytes> {
+    stream::unfold((codec, changes), |(codec, mut changes)| async move {
+        let text = match changes.recv().await {
+            Ok(change) => changed(&codec, change.tick, &change.rows),
+            Err(RecvError::Lagged(missed)) => {
+                format!("{}\n", json!({ "missed": missed, "hint": "read faster, or read the content again" }))
+            }
+            Err(RecvError::Closed) => return None,
+        };
+        Some((bytes::Bytes::from(text), (codec, changes)))
+    })
+}
+
+fn changed(codec: &Codec, tick: Tick, changes: &[(Row, Diff)]) -> String {
+    let only: Vec<Row> = changes.iter().map(|(row, _)| row.clone()).collect();
+    let Value::Array(rows) = rows(codec, &only) else { return String::new() };
+    let line = |((_, diff), row): (&(Row, Diff), Value)| format!("{}\n", json!({ "tick": tick, "diff": diff, "row": row }));
+    changes.iter().zip(rows).map(line).collect()
+}
+
+fn rows(codec: &Codec, rows: &[Row]) -> Value {
+    let batch = codec.decode(rows).expect("rows of the stream");
+    let answer = Answer { schema: codec.schema().clone(), batches: vec![batch], truncated: false };
+    let text = answer.to_json().unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}

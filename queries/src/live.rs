@@ -1,0 +1,17 @@
+//! Derived streams on a running dataflow: added, replaced and dropped while it works, and kept to be read.
+//!
+//! Invariant: the dataflow waits for nobody here. Workers hand changes over and go on; who reads, reads what one thread keeps.
+
+mod command;
+mod engine;
+mod export;
+mod keep;
+mod port;
+mod subscribe;
+mod worker;
+
+pub use engine::{Engine, Options, Status};
+pub use export::{export_events, export_table};
+pub use keep::{Change, Content, Keeper};
+pub use port::Ports;
+pub use worker::Live;

@@ -1,0 +1,143 @@
+//! What is asked of all workers, in one order.
+//!
+//! Invariant: every worker does the same commands in the same sequence, so the dataflows that they make are the same.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
+
+use operators::row::{Diff, Row};
+use operators::time::Tick;
+
+use super::keep::Held;
+use crate::plan::Node;
+
+/// One command.
+#[derive(Clone)]
+pub enum Command {
+    /// Build a stream.
+    Install(Arc<Install>),
+    /// Take the stream with this name of a port down.
+    Drop(String),
+}
+
+/// A stream to be built.
+pub struct Install {
+    /// Name of its port: each version of a stream has one of its own.
+    pub port: String,
+    pub node: Arc<Node>,
+    pub start: Start,
+    /// Where its rows are kept.
+    pub rows: Arc<Held>,
+    /// Where its faults are kept.
+    pub faults: Arc<Held>,
+}
+
+/// From which tick on a stream is computed; the workers and their inputs agree on it.
+pub struct Start {
+    /// Reports still to come: one of each worker.
+    missing: AtomicUsize,
+    agreed: Mutex<Agreed>,
+}
+
+#[derive(Default)]
+struct Agreed {
+    /// The first tick that all workers have whole.
+    least: Tick,
+    begin: Option<Arc<Begin>>,
+}
+
+/// Where a stream begins.
+#[derive(Default)]
+pub struct Begin {
+    /// Its first tick.
+    pub tick: Tick,
+    /// What its tables held before it, by the names of their ports.
+    pub content: BTreeMap<String, Vec<(Row, Diff)>>,
+}
+
+impl Start {
+    /// At the beginning of time: nothing has been read yet.
+    pub fn at_once() -> Self {
+        let begin = Some(Arc::default());
+        Self { missing: AtomicUsize::new(0), agreed: Mutex::new(Agreed { least: 0, begin }) }
+    }
+
+    /// When `workers` have told from where they have everything.
+    pub fn after(workers: usize) -> Self {
+        Self { missing: AtomicUsize::new(workers), agreed: Mutex::default() }
+    }
+
+    fn agreed(&self) -> std::sync::MutexGuard<'_, Agreed> {
+        self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker has everything from this tick on.
+    pub fn report(&self, whole_from: Tick) {
+        let mut agreed = self.agreed();
+        agreed.least = agreed.least.max(whole_from);
+        drop(agreed);
+        self.missing.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The first tick that all workers have whole, once all have told.
+    pub fn whole_from(&self) -> Option<Tick> {
+        (self.missing.load(Ordering::Acquire) == 0).then(|| self.agreed().least)
+    }
+
+    /// Lets the workers begin.
+    pub fn begin(&self, begin: Begin) {
+        self.agreed().begin = Some(Arc::new(begin));
+    }
+
+    /// Where to begin, once it is known.
+    pub fn begun(&self) -> Option<Arc<Begin>> {
+        self.agreed().begin.clone()
+    }
+
+    /// Lets go of the content once it is not needed any more.
+    pub fn forget(&self) {
+        let mut agreed = self.agreed();
+        if let Some(begin) = &mut agreed.begin {
+            *begin = Arc::new(Begin { tick: begin.tick, content: BTreeMap::new() });
+        }
+    }
+}
+
+/// The commands so far.
+#[derive(Default)]
+pub struct Commands {
+    all: Mutex<Vec<Command>>,
+    count: AtomicUsize,
+    workers: Mutex<Vec<Thread>>,
+}
+
+impl Commands {
+    pub fn push(&self, command: Command) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(command);
+        self.count.store(all.len(), Ordering::Release);
+        drop(all);
+        self.wake();
+    }
+
+    /// Workers sleep when there is nothing to do.
+    pub fn wake(&self) {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+    }
+
+    pub fn join(&self, worker: Thread) {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+    }
+
+    /// Commands after the first `done`; cheap while there are none.
+    pub fn after(&self, done: usize) -> Vec<Command> {
+        if self.count.load(Ordering::Acquire) <= done {
+            return Vec::new();
+        }
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has been done is of no more use, but keeps its place.
+        all[done..].to_vec()
+    }
+}

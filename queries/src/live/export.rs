@@ -1,0 +1,187 @@
+//! The streams of the main job as SQL sees them, handed to ports and to the keeper.
+//!
+//! Invariant: an event that nobody wants costs nothing; a table is kept, for who comes later needs its content.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, UInt64Type};
+use hashbrown::HashMap;
+use operators::batch::{Batch, DELETED, TICK};
+use operators::newest::newest;
+use operators::row::{Codec, Row};
+use operators::time::Tick;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::dataflow::{ProbeHandle, Stream};
+
+use super::keep::{Held, Keeper};
+use super::port::{Parcel, Port, Updates};
+use crate::catalog::Core;
+use crate::render::event_schema;
+
+/// What a stream goes to.
+pub(super) struct Exit {
+    pub port: Rc<Port>,
+    pub held: Arc<Held>,
+    pub keeper: Keeper,
+    pub worker: usize,
+}
+
+impl Exit {
+    pub(super) fn put(&self, updates: Updates) {
+        if updates.is_empty() {
+            return;
+        }
+        self.port.seen(updates.iter().map(|(_, tick, _)| *tick).max().unwrap_or(0));
+        if self.port.is_wanted() {
+            self.port.put(&Parcel::Updates(updates.clone()));
+        }
+        self.held.put(updates);
+    }
+
+    pub(super) fn advance(&self, frontier: Tick) {
+        self.port.advance(frontier);
+        self.held.advance(self.worker, frontier);
+        self.keeper.wake();
+    }
+}
+
+/// Hands a stream of events over.
+pub(super) fn exit_events(events: Stream<'_, Tick, Batch>, exit: Exit, probe: &ProbeHandle<Tick>) {
+    let codec = Codec::new(exit.held.schema.clone()).expect("a schema of rows");
+    let end = events.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "ExitEvents", move |_, _| {
+        let mut told = 0;
+        move |(input, frontier), _output| {
+            input.for_each(|_, batch| {
+                let Some(rows) = batch.take() else { return };
+                let ticks = rows.column(rows.num_columns() - 1).as_primitive::<UInt64Type>().values().clone();
+                exit.port.seen(ticks.iter().copied().max().unwrap_or(0));
+                if exit.held.is_wanted() {
+                    let own = &rows.columns()[..rows.num_columns() - 1];
+                    let encoded = codec.encode(own, rows.num_rows()).expect("columns of the stream");
+                    exit.held.put(encoded.into_iter().zip(&ticks).map(|(row, tick)| (row, *tick, 1)).collect());
+                }
+                if exit.port.is_wanted() {
+                    exit.port.put(&Parcel::Events(rows));
+                }
+            });
+            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+            if upto > told {
+                told = upto;
+                exit.advance(upto);
+            }
+        }
+    });
+    end.probe_with(probe);
+}
+
+/// Makes a stream of events of the main job readable.
+pub fn export_events(
+    events: Stream<'_, Tick, Batch>,
+    core: &Core,
+    live: &super::Live,
+    probe: &ProbeHandle<Tick>,
+) {
+    let Some(exit) = live.exit(core.name) else { return };
+    let (schema, places) = core.seen();
+    let out = event_schema(&schema);
+    let port = exit.port.clone();
+    let held = exit.held.clone();
+    let seen = events.unary::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Seen", move |_, _| {
+        move |input, output| {
+            input.for_each(|time, batch| {
+                let Some(rows) = batch.take() else { return };
+                if !port.is_wanted() && !held.is_wanted() {
+                    // Who subscribes later has to know that it missed them.
+                    port.seen(newest_tick(&rows));
+                    return;
+                }
+                let mut columns = columns(&rows, &places, &out);
+                columns.push(tick_column(&rows));
+                let rows = RecordBatch::try_new(out.clone(), columns).expect("columns of the stream");
+                output.session(&time).give_container(&mut rows.into());
+            });
+        }
+    });
+    exit_events(seen, exit, probe);
+}
+
+fn tick_column(rows: &RecordBatch) -> ArrayRef {
+    rows.column_by_name(TICK).expect("every stream has ticks").clone()
+}
+
+fn newest_tick(rows: &RecordBatch) -> Tick {
+    let ticks = tick_column(rows);
+    ticks.as_primitive::<UInt64Type>().values().iter().copied().max().unwrap_or(0)
+}
+
+/// The columns that SQL sees.
+fn columns(rows: &RecordBatch, places: &[usize], schema: &datafusion::arrow::datatypes::SchemaRef) -> Vec<ArrayRef> {
+    let column = |(place, field): (&usize, &Arc<datafusion::arrow::datatypes::Field>)| {
+        let column = rows.column(*place);
+        if column.data_type() == field.data_type() {
+            return column.clone();
+        }
+        let whole = cast(column, &DataType::Int64).expect("milliseconds are whole numbers");
+        cast(&whole, field.data_type()).expect("milliseconds are a time")
+    };
+    places.iter().zip(schema.fields()).map(column).collect()
+}
+
+/// Makes a table of the main job readable, from its raw changelog.
+pub fn export_table(
+    changelog: Stream<'_, Tick, Batch>,
+    core: &Core,
+    live: &super::Live,
+    probe: &ProbeHandle<Tick>,
+) {
+    let Some(exit) = live.exit(core.name) else { return };
+    let (schema, places) = core.seen();
+    let key = *core.key.first().expect("a table has a key");
+    let changes = newest(changelog, key);
+    let end = changes.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Table", move |_, _| {
+        let codec = Codec::new(schema.clone()).expect("a schema of rows");
+        let key_place = schema.index_of(key).expect("the key is a column");
+        let keys = Codec::new(Arc::new(schema.project(&[key_place]).expect("the key is a column"))).expect("a key");
+        let mut rows_by_key: HashMap<Row, Row, foldhash::fast::FixedState> = HashMap::default();
+        let mut told = 0;
+        move |(input, frontier), _output| {
+            input.for_each(|_, batch| {
+                let Some(rows) = batch.take() else { return };
+                let seen = columns(&rows, &places, &schema);
+                let by = keys.encode(&seen[key_place..=key_place], rows.num_rows()).expect("the key");
+                let encoded = codec.encode(&seen, rows.num_rows()).expect("columns of the table");
+                let deleted = rows.column_by_name(DELETED).expect("tables tell deletes").as_boolean().clone();
+                let ticks: UInt64Array = tick_column(&rows).as_primitive::<UInt64Type>().clone();
+                let mut updates = Vec::new();
+                for (index, (key, row)) in by.into_iter().zip(encoded).enumerate() {
+                    let tick = ticks.value(index);
+                    let gone = deleted.is_valid(index) && deleted.value(index);
+                    let old = if gone { rows_by_key.remove(&key) } else { rows_by_key.insert(key, row.clone()) };
+                    updates.extend(old.map(|old| (old, tick, -1)));
+                    updates.extend((!gone).then_some((row, tick, 1)));
+                }
+                exit.put(updates);
+            });
+            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+            if upto > told {
+                told = upto;
+                exit.advance(upto);
+            }
+        }
+    });
+    end.probe_with(probe);
+}
+
+impl super::Live {
+    fn exit(&self, name: &str) -> Option<Exit> {
+        let held = self.base(name)?;
+        Some(Exit { port: self.ports().open(name), held, keeper: self.keeper().clone(), worker: self.index() })
+    }
+}
+

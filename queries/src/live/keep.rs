@@ -1,0 +1,289 @@
+//! The content of streams, kept by one thread for all who read.
+//!
+//! Invariant: all tables are shown as of one tick, which every worker has passed; a reader holds up the keeping thread at
+//! most, never a worker.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
+use tokio::sync::broadcast;
+
+use super::port::Updates;
+use crate::plan::Kind;
+
+/// Longest sleep of the keeping thread.
+const SLEEP: Duration = Duration::from_millis(20);
+/// Changes that a slow watcher may be behind.
+const BEHIND_MAX: usize = 1_024;
+
+/// The workers' end of a stream.
+pub struct Held {
+    /// Name of its port.
+    pub port: String,
+    /// Its columns by their names.
+    pub schema: SchemaRef,
+    pub kind: Kind,
+    inbox: Mutex<Updates>,
+    /// The workers' frontiers.
+    frontiers: Vec<AtomicU64>,
+    watchers: broadcast::Sender<Arc<Change>>,
+    /// Rows it may hold.
+    rows_max: usize,
+    rows: AtomicUsize,
+    bytes: AtomicUsize,
+    changes: AtomicU64,
+    exceeded: AtomicBool,
+}
+
+/// What changed at a tick.
+#[derive(Debug)]
+pub struct Change {
+    /// The tick.
+    pub tick: Tick,
+    /// Rows that came and went.
+    pub rows: Vec<(Row, Diff)>,
+}
+
+/// The content of a table at a tick.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// The tick.
+    pub as_of: Tick,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its rows, each as often as it is there.
+    pub rows: Vec<Row>,
+}
+
+impl Content {
+    /// The rows as columns.
+    ///
+    /// # Panics
+    /// If rows and schema are not of one stream.
+    #[must_use]
+    pub fn batch(&self) -> RecordBatch {
+        let codec = Codec::new(self.schema.clone()).expect("a schema of rows");
+        codec.decode(&self.rows).expect("rows of the schema")
+    }
+}
+
+impl Held {
+    pub fn new(port: &str, schema: SchemaRef, kind: Kind, workers: usize, rows_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            port: port.to_owned(),
+            schema,
+            kind,
+            inbox: Mutex::default(),
+            frontiers: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            watchers: broadcast::channel(BEHIND_MAX).0,
+            rows_max,
+            rows: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
+            exceeded: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether rows are of any use: a table's always, events only while somebody watches them.
+    pub fn is_wanted(&self) -> bool {
+        self.kind == Kind::Table || self.watchers.receiver_count() > 0
+    }
+
+    pub fn put(&self, updates: Updates) {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).extend(updates);
+    }
+
+    pub fn advance(&self, worker: usize, frontier: Tick) {
+        self.frontiers[worker].store(frontier, Ordering::Release);
+    }
+
+    /// Every worker has passed all ticks before it.
+    pub fn frontier(&self) -> Tick {
+        self.frontiers.iter().map(|frontier| frontier.load(Ordering::Acquire)).min().unwrap_or(0)
+    }
+
+    pub fn watch(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.watchers.subscribe()
+    }
+
+    /// Rows and bytes that are held, and changes so far.
+    pub fn figures(&self) -> (usize, usize, u64) {
+        let figure = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        (figure(&self.rows), figure(&self.bytes), self.changes.load(Ordering::Relaxed))
+    }
+
+    /// Whether it holds more rows than it may.
+    pub fn is_exceeded(&self) -> bool {
+        self.exceeded.load(Ordering::Relaxed)
+    }
+}
+
+struct Shelf {
+    held: Arc<Held>,
+    waiting: BTreeMap<Tick, Vec<(Row, Diff)>>,
+    rows: BTreeMap<Row, Diff>,
+    /// Whether it takes part in the common tick yet.
+    caught_up: bool,
+}
+
+#[derive(Default)]
+struct Shelves {
+    as_of: Tick,
+    by_port: BTreeMap<String, Shelf>,
+}
+
+/// The kept streams.
+#[derive(Clone, Default)]
+pub struct Keeper(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    shelves: RwLock<Shelves>,
+    thread: Mutex<Option<Thread>>,
+    stop: AtomicBool,
+}
+
+impl Keeper {
+    /// Starts the keeping thread.
+    ///
+    /// # Errors
+    /// There can be no more threads.
+    pub fn start(&self) -> std::io::Result<JoinHandle<()>> {
+        let keeper = self.clone();
+        let thread = std::thread::Builder::new().name("views".into()).spawn(move || {
+            while !keeper.0.stop.load(Ordering::Relaxed) {
+                keeper.keep();
+                std::thread::park_timeout(SLEEP);
+            }
+        })?;
+        *self.0.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.thread().clone());
+        Ok(thread)
+    }
+
+    /// Ends the keeping thread.
+    pub fn stop(&self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Tells that something was put.
+    pub fn wake(&self) {
+        if let Some(thread) = &*self.0.thread.lock().unwrap_or_else(PoisonError::into_inner) {
+            thread.unpark();
+        }
+    }
+
+    pub(super) fn add(&self, held: Arc<Held>) {
+        let shelf = Shelf { held, waiting: BTreeMap::new(), rows: BTreeMap::new(), caught_up: false };
+        let mut shelves = self.0.shelves.write().unwrap_or_else(PoisonError::into_inner);
+        shelves.by_port.insert(shelf.held.port.clone(), shelf);
+    }
+
+    pub(super) fn remove(&self, port: &str) {
+        let gone = self.0.shelves.write().unwrap_or_else(PoisonError::into_inner).by_port.remove(port);
+        // Freed here, not while others wait for the lock.
+        drop(gone);
+    }
+
+    /// The common tick.
+    #[must_use]
+    pub fn as_of(&self) -> Tick {
+        self.0.shelves.read().unwrap_or_else(PoisonError::into_inner).as_of
+    }
+
+    /// The tables behind these ports, all as of one tick; none for a port that is not there.
+    #[must_use]
+    pub fn content(&self, ports: &[&str]) -> Vec<Option<Content>> {
+        let shelves = self.0.shelves.read().unwrap_or_else(PoisonError::into_inner);
+        let content = |port: &&str| {
+            let shelf = shelves.by_port.get(*port)?;
+            let rows = shelf.rows.iter();
+            let rows = rows.flat_map(|(row, count)| std::iter::repeat_n(row.clone(), (*count).max(0) as usize));
+            Some(Content { as_of: shelves.as_of, schema: shelf.held.schema.clone(), rows: rows.collect() })
+        };
+        ports.iter().map(content).collect()
+    }
+
+    /// The rows themselves, for a stream that begins where they end, and the tick that they are of.
+    pub(super) fn rows(&self, ports: &[String]) -> (Tick, BTreeMap<String, Vec<(Row, Diff)>>) {
+        let shelves = self.0.shelves.read().unwrap_or_else(PoisonError::into_inner);
+        let rows = ports.iter().filter_map(|port| {
+            let shelf = shelves.by_port.get(port).filter(|shelf| shelf.held.kind == Kind::Table)?;
+            Some((port.clone(), shelf.rows.iter().map(|(row, diff)| (row.clone(), *diff)).collect()))
+        });
+        (shelves.as_of, rows.collect())
+    }
+
+    /// Whether a stream has been brought to the common tick.
+    pub(super) fn is_caught_up(&self, port: &str) -> bool {
+        let shelves = self.0.shelves.read().unwrap_or_else(PoisonError::into_inner);
+        shelves.by_port.get(port).is_some_and(|shelf| shelf.caught_up)
+    }
+
+    /// Takes in what was put, and moves on to the newest tick that all have passed.
+    fn keep(&self) {
+        let mut shelves = self.0.shelves.write().unwrap_or_else(PoisonError::into_inner);
+        let Shelves { as_of, by_port } = &mut *shelves;
+        let mut least = Tick::MAX;
+        for shelf in by_port.values_mut() {
+            // The frontier first: what is put later is not before it.
+            let frontier = shelf.held.frontier();
+            for (row, tick, diff) in shelf.held.inbox.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                shelf.waiting.entry(tick).or_default().push((row, diff));
+            }
+            shelf.caught_up |= frontier > *as_of;
+            if shelf.caught_up {
+                least = least.min(frontier);
+            }
+        }
+        // Inputs that have ended hold nothing back, and do not make time end.
+        let newest = by_port.values().filter_map(|shelf| shelf.waiting.last_key_value()).map(|(tick, _)| *tick).max();
+        let next = if least == Tick::MAX { newest.unwrap_or(*as_of) } else { least.saturating_sub(1) };
+        *as_of = next.max(*as_of);
+        for shelf in by_port.values_mut().filter(|shelf| shelf.caught_up) {
+            shelf.turn(*as_of);
+        }
+    }
+}
+
+impl Shelf {
+    /// Applies the changes up to a tick.
+    fn turn(&mut self, as_of: Tick) {
+        let later = self.waiting.split_off(&(as_of + 1));
+        let due = std::mem::replace(&mut self.waiting, later);
+        if due.is_empty() {
+            return;
+        }
+        let mut bytes = self.held.bytes.load(Ordering::Relaxed) as i64;
+        for (tick, mut rows) in due {
+            differential_dataflow::consolidation::consolidate(&mut rows);
+            self.held.changes.fetch_add(rows.len() as u64, Ordering::Relaxed);
+            if self.held.kind == Kind::Table {
+                for (row, diff) in &rows {
+                    bytes += row.bytes().len() as i64 * diff;
+                    let count = self.rows.entry(row.clone()).or_default();
+                    *count += diff;
+                    if *count == 0 {
+                        self.rows.remove(row);
+                    }
+                }
+            }
+            if self.held.watchers.receiver_count() > 0 && !rows.is_empty() {
+                // An error is that nobody watches any more.
+                let _ = self.held.watchers.send(Arc::new(Change { tick, rows }));
+            }
+        }
+        self.held.rows.store(self.rows.len(), Ordering::Relaxed);
+        self.held.bytes.store(bytes.max(0) as usize, Ordering::Relaxed);
+        if self.rows.len() > self.held.rows_max {
+            self.held.exceeded.store(true, Ordering::Relaxed);
+        }
+    }
+}

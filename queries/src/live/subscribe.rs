@@ -1,0 +1,146 @@
+//! A stream that has begun elsewhere, as the input of a new dataflow.
+//!
+//! Invariant: a table is its content before the first tick, given at that tick by one worker, and then every change; events
+//! are those from the first tick on. Nothing is missed and nothing comes twice.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{AsArray, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::datatypes::UInt64Type;
+use differential_dataflow::AsCollection;
+use operators::batch::Batch;
+use operators::row::{Diff, Row};
+use operators::time::Tick;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Scope;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::operator::source;
+
+use super::command::{Begin, Install};
+use super::port::{Parcel, Queue};
+use crate::plan::Kind;
+use crate::render::Rendered;
+
+/// The way of a queue into a dataflow.
+struct Inlet {
+    queue: Rc<Queue>,
+    install: Arc<Install>,
+    begin: Option<Arc<Begin>>,
+    held: Option<Capability<Tick>>,
+}
+
+impl Inlet {
+    /// Whether it has begun; the first time with the tick at which.
+    fn begins(&mut self) -> Option<bool> {
+        if self.begin.is_some() {
+            return Some(false);
+        }
+        let begin = self.install.start.begun()?;
+        if let Some(held) = &mut self.held {
+            held.downgrade(&begin.tick);
+        }
+        self.begin = Some(begin);
+        Some(true)
+    }
+
+    fn first(&self) -> Tick {
+        self.begin.as_ref().map_or(0, |begin| begin.tick)
+    }
+
+    fn take(&self) -> VecDeque<Parcel> {
+        std::mem::take(&mut *self.queue.parcels.borrow_mut())
+    }
+
+    fn advance(&mut self) {
+        let frontier = self.queue.frontier.get();
+        if frontier == Tick::MAX {
+            self.held = None;
+        } else if let Some(held) = &mut self.held
+            && frontier > *held.time()
+        {
+            held.downgrade(&frontier);
+        }
+    }
+}
+
+/// Brings a port's stream into a dataflow.
+pub fn subscribe<'s>(
+    scope: Scope<'s, Tick>,
+    port: String,
+    kind: Kind,
+    queue: Rc<Queue>,
+    install: Arc<Install>,
+) -> Rendered<'s> {
+    match kind {
+        Kind::Events => events(scope, queue, install),
+        Kind::Table => table(scope, port, queue, install),
+    }
+}
+
+fn events<'s>(scope: Scope<'s, Tick>, queue: Rc<Queue>, install: Arc<Install>) -> Rendered<'s> {
+    let stream = source::<_, CapacityContainerBuilder<Batch>, _, _>(scope, "Subscription", move |capability, info| {
+        *queue.activator.borrow_mut() = Some(scope.activator_for(info.address));
+        let mut inlet = Inlet { queue, install, begin: None, held: Some(capability) };
+        move |output| {
+            if inlet.begins().is_none() {
+                return;
+            }
+            for parcel in inlet.take() {
+                if let (Parcel::Events(rows), Some(held)) = (parcel, &inlet.held)
+                    && let Some(rows) = from(&rows, inlet.first())
+                {
+                    output.session(held).give_container(&mut rows.into());
+                }
+            }
+            inlet.advance();
+        }
+    });
+    Rendered::Events(stream)
+}
+
+/// The events from a tick on.
+fn from(rows: &RecordBatch, first: Tick) -> Option<RecordBatch> {
+    let ticks = rows.column(rows.num_columns() - 1).as_primitive::<UInt64Type>();
+    if ticks.values().iter().all(|tick| *tick >= first) {
+        return Some(rows.clone());
+    }
+    let later: BooleanArray = ticks.values().iter().map(|tick| Some(*tick >= first)).collect();
+    Some(filter_record_batch(rows, &later).expect("as many flags as rows")).filter(|rows| rows.num_rows() > 0)
+}
+
+fn table<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: Arc<Install>) -> Rendered<'s> {
+    let first_worker = scope.index() == 0;
+    type Out = CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>;
+    let stream = source::<_, Out, _, _>(scope, "Subscription", move |capability, info| {
+        *queue.activator.borrow_mut() = Some(scope.activator_for(info.address));
+        let mut inlet = Inlet { queue, install, begin: None, held: Some(capability) };
+        move |output| {
+            let Some(now) = inlet.begins() else { return };
+            let first = inlet.first();
+            if let (true, true, Some(begin), Some(held)) = (now, first_worker, &inlet.begin, &inlet.held) {
+                let rows = begin.content.get(&port).into_iter().flatten();
+                let mut rows: Vec<_> = rows.map(|(row, diff)| (row.clone(), first, *diff)).collect();
+                if !rows.is_empty() {
+                    output.session(held).give_container(&mut rows);
+                }
+            }
+            if now {
+                // The content is large, and only needed once.
+                inlet.begin = Some(Arc::new(Begin { tick: first, ..Begin::default() }));
+            }
+            for parcel in inlet.take() {
+                if let (Parcel::Updates(mut updates), Some(held)) = (parcel, &inlet.held) {
+                    updates.retain(|(_, tick, _)| *tick >= first);
+                    if !updates.is_empty() {
+                        output.session(held).give_container(&mut updates);
+                    }
+                }
+            }
+            inlet.advance();
+        }
+    });
+    Rendered::Table(stream.as_collection())
+}

@@ -1,0 +1,178 @@
+//! A worker's part: does what is commanded between two rounds of its dataflows.
+//!
+//! Invariant: a dataflow of a derived stream is built and taken down whole; what it shared with others stays theirs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use differential_dataflow::VecCollection;
+use operators::row::{Diff, Row};
+use operators::time::Tick;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::ProbeHandle;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::worker::Worker;
+
+use super::command::{Command, Commands, Install};
+use super::export::{Exit, exit_events};
+use super::keep::{Held, Keeper};
+use super::port::{Port, Ports};
+use super::subscribe::subscribe;
+use crate::plan::{Kind, Op};
+use crate::render::{Builder, Rendered};
+
+/// The derived streams of one worker.
+pub struct Live {
+    index: usize,
+    ports: Ports,
+    keeper: Keeper,
+    commands: Arc<Commands>,
+    bases: Arc<BTreeMap<String, Arc<Held>>>,
+    done: usize,
+    dataflows: HashMap<String, usize>,
+    /// Streams that wait for all workers to have their beginning.
+    starting: Vec<Arc<Install>>,
+    /// Passes a tick once all derived streams have.
+    pub probe: ProbeHandle<Tick>,
+}
+
+impl Live {
+    pub(super) fn new(
+        index: usize,
+        keeper: Keeper,
+        commands: Arc<Commands>,
+        bases: Arc<BTreeMap<String, Arc<Held>>>,
+    ) -> Self {
+        commands.join(std::thread::current());
+        Self {
+            index,
+            ports: Ports::default(),
+            keeper,
+            commands,
+            bases,
+            done: 0,
+            dataflows: HashMap::new(),
+            starting: Vec::new(),
+            probe: ProbeHandle::new(),
+        }
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    pub(super) fn base(&self, name: &str) -> Option<Arc<Held>> {
+        self.bases.get(name).cloned()
+    }
+
+    /// Does what was commanded since the last call; says whether there was anything.
+    pub fn obey(&mut self, worker: &mut Worker) -> bool {
+        let commands = self.commands.after(self.done);
+        self.done += commands.len();
+        let any = !commands.is_empty() || !self.starting.is_empty();
+        for command in commands {
+            match command {
+                Command::Install(install) => self.install(worker, &install),
+                Command::Drop(port) => self.drop_stream(worker, &port),
+            }
+        }
+        // A subscription that nothing arrives at has to be woken when it may begin.
+        let ports = self.ports.clone();
+        self.starting.retain(|install| {
+            let begun = install.start.begun().is_some();
+            if begun {
+                reads(install).iter().filter_map(|(name, _)| ports.get(name)).for_each(|port| port.nudge());
+            }
+            !begun
+        });
+        any
+    }
+
+    fn install(&mut self, worker: &mut Worker, install: &Arc<Install>) {
+        let mut whole_from = 0;
+        let mut queues = Vec::new();
+        for (name, kind) in reads(install) {
+            let Some(port) = self.ports.get(&name) else {
+                tracing::error!(stream = install.port, input = name, "an input is not there");
+                return;
+            };
+            let (queue, from) = port.subscribe();
+            whole_from = whole_from.max(from);
+            queues.push((name, kind, queue));
+        }
+        let port = self.ports.open(&install.port);
+        let index = worker.next_dataflow_index();
+        let exit = |held: &Arc<Held>, port: Rc<Port>| Exit {
+            port,
+            held: held.clone(),
+            keeper: self.keeper.clone(),
+            worker: self.index,
+        };
+        let (rows, faults) = (exit(&install.rows, port), exit(&install.faults, Rc::default()));
+        worker.dataflow::<Tick, _, _>(|scope| {
+            let mut inputs = HashMap::new();
+            for (name, kind, queue) in queues {
+                let stream = subscribe(scope, name.clone(), kind, queue, install.clone());
+                inputs.insert(name, stream);
+            }
+            let mut builder = Builder::new(scope, inputs);
+            match builder.render(&install.node).expect("the catalog has built it once") {
+                Rendered::Events(events) => exit_events(events, rows, &self.probe),
+                Rendered::Table(table) => exit_table(table, rows, &self.probe),
+            }
+            exit_table(builder.faults(), faults, &self.probe);
+        });
+        self.dataflows.insert(install.port.clone(), index);
+        if install.start.begun().is_none() {
+            install.start.report(whole_from);
+            self.starting.push(install.clone());
+        }
+    }
+
+    fn drop_stream(&mut self, worker: &mut Worker, port: &str) {
+        self.ports.close(port);
+        self.starting.retain(|install| install.port != port);
+        if let Some(index) = self.dataflows.remove(port) {
+            worker.drop_dataflow(index);
+        }
+    }
+}
+
+/// What a stream reads: names of ports, and what comes through them.
+pub(super) fn reads(install: &Install) -> Vec<(String, Kind)> {
+    let mut reads = BTreeMap::new();
+    install.node.visit(&mut |node| {
+        if let Op::Get(name) = &node.op {
+            reads.insert(name.clone(), node.kind);
+        }
+    });
+    reads.into_iter().collect()
+}
+
+/// Hands a table's changes over.
+fn exit_table(table: VecCollection<'_, Tick, Row, Diff>, exit: Exit, probe: &ProbeHandle<Tick>) {
+    type Out = CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>;
+    let end = table.inner.unary_frontier::<Out, _, _, _>(Pipeline, "ExitTable", move |_, _| {
+        let mut told = 0;
+        move |(input, frontier), _output| {
+            input.for_each(|_, updates| exit.put(std::mem::take(updates)));
+            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+            if upto > told {
+                told = upto;
+                exit.advance(upto);
+            }
+        }
+    });
+    end.probe_with(probe);
+}
