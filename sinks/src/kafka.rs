@@ -251,6 +251,8 @@ impl KafkaSink {
     }
 }
 
+const _: () = assert!(KafkaSink::FLIGHTS_MAX <= id::SLOTS);
+
 impl Sink for KafkaSink {
     /// Acknowledgements of a step of 10 ms are there after 4 ms as a rule, and of one of 1 ms before the eighth follows.
     const FLIGHTS_MAX: usize = 8;
