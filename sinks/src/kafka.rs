@@ -1,11 +1,14 @@
 //! Streams of rows as records in Kafka topics: JSON values, tombstones for deletes, dead letters as they came.
 //!
 //! Invariant: a step counts as written once the brokers have acknowledged every record of it. While the process lives each
-//! record is produced once, however long the brokers are away: a step that is tried again goes on where it stopped. After a
-//! restart records may come again; the header `hs-id` is the same each time.
+//! record is produced once, however long the brokers are away: a step that is tried again goes on where it stopped. Records
+//! of a partition stand in the order of the steps, also if some were refused at first: the producer gives up whatever was
+//! behind a refused one, and a new producer goes on from there. After a restart records may come again; the header `hs-id` is
+//! the same each time.
 
 mod delivery;
 mod flight;
+mod id;
 mod record;
 
 use std::sync::Arc;
@@ -16,21 +19,24 @@ use operators::connection;
 use operators::time::Tick;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{Producer, ThreadedProducer};
+use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
 use serde::Deserialize;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::json::Nulls;
 use crate::metrics::Metric;
 use crate::step::{Sink, SinkError, Step};
-use delivery::{Delivery, Reports, Stalled};
-use flight::Flight;
+use delivery::{Delivery, Goal, Patience, Reports, Stalled};
+use flight::{Flights, Which, weightier};
 use record::Formats;
 
 /// Records produced between two chances for other tasks of the runtime.
 const RECORDS_A_TURN: usize = 256;
 /// How long the brokers may take to list their topics when the sink is opened.
 const METADATA_WAIT: Duration = Duration::from_secs(5);
+/// How often a producer that is given up is looked at.
+const RETIRE_PAUSE: Duration = Duration::from_millis(5);
 
 /// How records are produced.
 #[derive(Clone, Debug, Deserialize)]
@@ -83,7 +89,8 @@ pub struct KafkaSink {
     formats: Formats,
     producer: Option<Arc<Producing>>,
     reports: Arc<Reports>,
-    flight: Flight,
+    patience: Patience,
+    flights: Flights,
 }
 
 type Producing = ThreadedProducer<Delivery>;
@@ -94,7 +101,8 @@ impl KafkaSink {
     pub fn new(connection: connection::Kafka, options: Options, topics: Vec<Topic>) -> Self {
         let formats = Formats::new(options.identity, options.record_bytes_max);
         let reports = Arc::new(Reports::default());
-        Self { connection, options, topics, formats, producer: None, reports, flight: Flight::default() }
+        let (patience, flights) = (reports.patience(), Flights::default());
+        Self { connection, options, topics, formats, producer: None, reports, patience, flights }
     }
 
     fn configuration(&self) -> ClientConfig {
@@ -105,6 +113,8 @@ impl KafkaSink {
             .set("client.id", "haulstream")
             .set("enable.idempotence", "true")
             .set("acks", "all")
+            // A refused record ends the producer; else those behind it would be written before it is tried again.
+            .set("enable.gapless.guarantee", "true")
             // A record stays in the producer until it is acknowledged: giving up would leave a gap or a double.
             .set("message.timeout.ms", "0")
             .set("partitioner", "murmur2_random")
@@ -121,18 +131,31 @@ impl KafkaSink {
     }
 
     /// The producer, a new one if there is none or it has met an error that it cannot live with.
-    fn ready_producer(&mut self) -> Result<Arc<Producing>, SinkError> {
+    async fn ready_producer(&mut self) -> Result<Arc<Producing>, SinkError> {
+        self.retire_broken().await;
         if let Some(producer) = &self.producer {
-            let Some((code, reason)) = producer.client().fatal_error() else { return Ok(producer.clone()) };
-            warn!(%code, reason, "Kafka producer is replaced");
-            // Its end reports every record that it still holds as failed; they are produced again by the next one.
-            self.producer = None;
+            return Ok(producer.clone());
         }
         let delivery = Delivery::new(self.reports.clone());
         let made: Result<Producing, KafkaError> = self.configuration().create_with_context(delivery);
         let made = Arc::new(made.map_err(|error| self.refused(format!("cannot make a producer: {error}")))?);
         self.producer = Some(made.clone());
         Ok(made)
+    }
+
+    /// Gives the producer up if it is broken. Afterwards every record that it had is reported.
+    async fn retire_broken(&mut self) {
+        let Some(producer) = self.producer.as_ref().filter(|producer| broken(producer)) else { return };
+        // What is under way may be written: to report it as failed before the broker has spoken might double it.
+        let end = Instant::now() + Duration::from_millis(self.options.stall_ms_max);
+        while producer.in_flight_count() > 0 && Instant::now() < end {
+            producer.purge(PurgeConfig::default().queue());
+            sleep(RETIRE_PAUSE).await;
+        }
+        let (code, reason) = producer.client().fatal_error().unwrap_or((RDKafkaErrorCode::Fatal, String::new()));
+        warn!(%code, reason, "Kafka producer is replaced");
+        // Its end reports every record that it still holds as failed; they are produced again by the next one.
+        self.producer = None;
     }
 
     /// Topics whose names do not depend on the data.
@@ -144,16 +167,15 @@ impl KafkaSink {
         names.filter(|name| !name.contains("{topic}")).collect()
     }
 
-    /// Hands over what the flight still has to produce; counts on the flight so that it can be cut off anywhere.
-    async fn produce(&mut self, steps: &[Step]) -> Result<(), SinkError> {
-        let producer = self.ready_producer()?;
+    /// Hands over what the flight of these steps still has to produce; counts on the flight so that it can be cut off anywhere.
+    async fn produce(&mut self, producer: &Arc<Producing>, steps: &[Step], which: Which) -> Result<(), SinkError> {
         let mut end = 0;
         let parts: Vec<_> =
             steps.iter().flat_map(|step| step.rows.iter().map(move |rows| (step.stream, rows))).collect();
         for (stream, rows) in parts {
             let start = end;
             end += rows.batch().num_rows();
-            if !self.flight.wants(start..end) {
+            if !self.flights.boarding(which).wants(start..end) {
                 continue;
             }
             let topic = self.topics.iter().find(|topic| topic.stream == stream);
@@ -161,30 +183,67 @@ impl KafkaSink {
             self.formats.prepare(topic, rows).map_err(|error| refused(&self.connection, error.to_string()))?;
             let mut batch = self.formats.batch(topic, rows);
             let mut turn = 0;
-            while let Some(index) = self.flight.next_in(start..end) {
+            while let Some(index) = self.flights.boarding(which).next_in(start..end) {
                 let record = batch.record(index - start).map_err(|why| refused(&self.connection, why))?;
-                let mut record = record.opaque(self.flight.id(index));
+                let mut record = record.opaque(self.flights.boarding(which).id(index));
                 while let Err((error, back)) = producer.send(record) {
-                    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                        let why = format!("a record of stream {stream} is not taken: {error}");
-                        return Err(refused(&self.connection, why));
-                    }
                     record = back;
-                    if self.reports.outstanding(self.flight.handed_over()) == 0 {
+                    match error.rdkafka_error_code() {
+                        Some(RDKafkaErrorCode::QueueFull) => {}
+                        // A record before this one was refused, and its report says why.
+                        Some(RDKafkaErrorCode::Fatal) => return Err(unavailable(&self.connection, error.to_string())),
+                        _ => {
+                            let why = format!("a record of stream {stream} is not taken: {error}");
+                            return Err(refused(&self.connection, why));
+                        }
+                    }
+                    let handed = self.flights.handed_over();
+                    let outstanding = self.reports.outstanding(handed);
+                    if outstanding == 0 {
                         let why = "a record is larger than produce_bytes_max".to_owned();
                         return Err(refused(&self.connection, why));
                     }
-                    let half = self.flight.handed_over() - self.reports.outstanding(self.flight.handed_over()) / 2;
-                    self.reports.wait(half, self.options.stall_ms_max).await.map_err(|w| away(&self.connection, w))?;
+                    let half = Goal::All(handed - outstanding / 2);
+                    let lost = || broken(producer);
+                    let waited = self.reports.wait(half, &mut self.patience, self.options.stall_ms_max, lost).await;
+                    waited.map_err(|waited| away(&self.connection, waited))?;
                 }
-                self.flight.handed(index);
+                self.flights.handed(which, index);
                 turn += 1;
                 if turn % RECORDS_A_TURN == 0 {
                     tokio::task::yield_now().await;
                 }
             }
         }
+        self.flights.boarding(which).tally.append(&mut self.formats.take_tally());
         Ok(())
+    }
+
+    /// Waits until every record of the oldest flight is acknowledged.
+    async fn land(&mut self) -> Result<(), SinkError> {
+        while let Some(oldest) = self.flights.oldest() {
+            let (goal, producer) = (oldest.goal(), self.producer.as_ref());
+            let lost = || producer.is_some_and(broken);
+            let waited = self.reports.wait(goal, &mut self.patience, self.options.stall_ms_max, lost).await;
+            waited.map_err(|waited| away(&self.connection, waited))?;
+            self.retire_broken().await;
+            if let Some(code) = self.flights.oldest_mut().and_then(|oldest| oldest.take_failed(&self.reports)) {
+                return Err(self.failed(code));
+            }
+            // Not so if it was a later flight's record that failed.
+            if self.reports.is_reached(goal) {
+                break;
+            }
+        }
+        for (topic, records) in self.flights.land().into_iter().flat_map(|flight| flight.tally) {
+            counter!(Metric::KafkaRecords.name(), "topic" => topic).increment(records);
+        }
+        Ok(())
+    }
+
+    fn failed(&self, code: RDKafkaErrorCode) -> SinkError {
+        let why = format!("{code}{}", advice(code));
+        if is_refusal(code) { self.refused(why) } else { unavailable(&self.connection, why) }
     }
 
     fn refused(&self, why: String) -> SinkError {
@@ -192,13 +251,18 @@ impl KafkaSink {
     }
 }
 
+const _: () = assert!(KafkaSink::FLIGHTS_MAX <= id::SLOTS);
+
 impl Sink for KafkaSink {
+    /// Acknowledgements of a step of 10 ms are there after 4 ms as a rule, and of one of 1 ms before the eighth follows.
+    const FLIGHTS_MAX: usize = 8;
+
     fn name(&self) -> &'static str {
         "kafka"
     }
 
     async fn open(&mut self) -> Result<(), SinkError> {
-        let producer = self.ready_producer()?;
+        let producer = self.ready_producer().await?;
         let topics = self.known_topics();
         let look = move || -> Result<Vec<String>, KafkaError> {
             let mut missing = Vec::new();
@@ -231,21 +295,38 @@ impl Sink for KafkaSink {
     }
 
     async fn apply_all(&mut self, steps: &[Step]) -> Result<(), SinkError> {
-        self.flight.board(steps);
-        self.flight.take_failed(&self.reports);
-        self.produce(steps).await?;
-        let waited = self.reports.wait(self.flight.handed_over(), self.options.stall_ms_max).await;
-        waited.map_err(|waited| away(&self.connection, waited))?;
-        if let Some(code) = self.flight.take_failed(&self.reports) {
-            let why = format!("{code}{}", advice(code));
-            return Err(if is_refusal(code) { self.refused(why) } else { unavailable(&self.connection, why) });
-        }
-        for (topic, records) in self.formats.take_tally() {
-            counter!(Metric::KafkaRecords.name(), "topic" => topic).increment(records);
-        }
-        self.flight.land();
-        Ok(())
+        self.flights.resume(steps, &self.reports);
+        self.patience = self.reports.patience();
+        // What became of a broken producer's records must be known before the first of them is tried again.
+        let producer = self.ready_producer().await?;
+        self.flights.boarding(Which::Oldest).take_failed(&self.reports);
+        self.produce(&producer, steps, Which::Oldest).await?;
+        drop(producer); // else it could not be given up while it is waited for
+        self.land().await
     }
+
+    async fn launch(&mut self, steps: &[Step]) -> Result<(), SinkError> {
+        let producer = if self.flights.is_empty() {
+            self.patience = self.reports.patience();
+            self.ready_producer().await?
+        } else {
+            // Nothing may overtake what has to be tried again. So no other producer either: a broken one takes no record.
+            let why = self.reports.why_failed().into_iter().fold(None, |why, code| Some(weightier(why, code)));
+            let producer = self.producer.as_ref().filter(|_| why.is_none()).cloned();
+            producer.ok_or_else(|| self.failed(why.unwrap_or(RDKafkaErrorCode::Fatal)))?
+        };
+        self.flights.board(steps, &self.reports);
+        self.produce(&producer, steps, Which::Newest).await
+    }
+
+    async fn landed(&mut self) -> Result<(), SinkError> {
+        self.land().await
+    }
+}
+
+/// Whether a producer has met an error that it cannot live with.
+fn broken(producer: &Arc<Producing>) -> bool {
+    producer.client().fatal_error().is_some()
 }
 
 fn target(connection: &connection::Kafka) -> String {

@@ -81,7 +81,13 @@ pub enum SinkError {
 ///
 /// `apply` is called with steps of growing number for each (stream, worker); one that failed is called again with the same
 /// step until it succeeds, so a sink must tolerate that parts of it, or all of it, are there already.
+///
+/// A sink whose target is worth more than one wait at a time lets several calls' steps be under way, each a *flight*: see
+/// [`launch`](Self::launch).
 pub trait Sink: Send + 'static {
+    /// Flights that may be under way at once; with 1 nothing is ever launched.
+    const FLIGHTS_MAX: usize = 1;
+
     /// Name for logs and metrics, such as `redis`.
     fn name(&self) -> &'static str;
 
@@ -109,5 +115,22 @@ pub trait Sink: Send + 'static {
             }
             Ok(())
         }
+    }
+
+    /// Hands steps over to the target without waiting until they are durable: they are a flight, and
+    /// [`landed`](Self::landed) tells of the oldest one. Only steps of appended rows are launched, and no more than
+    /// `FLIGHTS_MAX` flights at once.
+    ///
+    /// After an error of `launch` or `landed` every flight, and the one that could not be launched, is given to
+    /// [`apply_all`](Self::apply_all), the oldest first. What of it was handed over must neither be doubled by that nor be
+    /// overtaken by what belongs to a later flight.
+    fn launch(&mut self, steps: &[Step]) -> impl Future<Output = Result<(), SinkError>> + Send {
+        self.apply_all(steps)
+    }
+
+    /// Returns once the oldest flight is durable, which then is one no longer; at once if there is none. May be dropped at any
+    /// point and called anew.
+    fn landed(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send {
+        std::future::ready(Ok(()))
     }
 }

@@ -24,9 +24,13 @@ pub struct Fleet {
 impl Fleet {
     /// Makes the topics and writes the references.
     pub fn new(vehicles: u64) -> Fleet {
-        let names =
-            [("telemetry", 4), ("vehicle", 4), ("driver", 4), ("company", 1), ("tariff", 1), ("dead_letters", 1)];
-        let topics = names.into_iter().map(|(name, partitions)| (name, kafka().topic(name, partitions))).collect();
+        let results = [("dead_letters", 1), ("enriched", 4), ("vehicle_state", 4), ("online", 1), ("offline", 1)];
+        let names = [("telemetry", 4), ("vehicle", 4), ("driver", 4), ("company", 1), ("tariff", 1)];
+        let topics = names
+            .into_iter()
+            .chain(results)
+            .map(|(name, partitions)| (name, kafka().topic(name, partitions)))
+            .collect();
         let producer = kafka().client().set("linger.ms", "1").set("queue.buffering.max.messages", "1000000").create();
         let fleet = Fleet { vehicles, topics, producer: producer.unwrap() };
         fleet.put("tariff", "t1", r#"{"tariff_id":"t1","name":"Standard"}"#);
@@ -53,16 +57,33 @@ impl Fleet {
     }
 
     /// What the program is told.
-    pub fn configuration(&self, redis_url: &str) -> String {
-        let mut text = String::from("[run]\nsource = \"kafka\"\n[topics]\n");
-        for (name, topic) in &self.topics {
-            writeln!(text, "{name} = \"{topic}\"").unwrap();
+    pub fn configuration(&self, redis_url: &str, to: &str) -> String {
+        let mut options = toml::Table::new();
+        let mut set = |key: &str, value: toml::Value| {
+            let (table, name) = key.split_once('.').unwrap();
+            let table = options.entry(table).or_insert_with(|| toml::Table::new().into());
+            table.as_table_mut().unwrap().insert(name.to_owned(), value);
+        };
+        set("run.source", "kafka".into());
+        self.topics.iter().for_each(|(name, topic)| set(&format!("topics.{name}"), topic.as_str().into()));
+        set("kafka.brokers", kafka().bootstrap().into());
+        set("parquet.enabled", false.into());
+        set("simulator.enabled", false.into());
+        set("redis.enabled", to.is_empty().into());
+        set("redis.url", redis_url.into());
+        set("kafka_sink.enabled", (!to.is_empty()).into());
+        set("kafka_sink.enriched", true.into());
+        for argument in std::env::args() {
+            if let Some((key, value)) = argument.split_once('=').filter(|(key, _)| key.contains('.')) {
+                set(key, value.parse::<i64>().map_or_else(|_| value.into(), toml::Value::from));
+            }
         }
-        let brokers = kafka().bootstrap();
-        text + &format!(
-            "[kafka]\nbrokers = \"{brokers}\"\n[parquet]\nenabled = false\n[simulator]\nenabled = false\n\
-             [redis]\nenabled = true\nurl = \"{redis_url}\"\n"
-        )
+        options.to_string()
+    }
+
+    /// The topic's name.
+    pub fn topic(&self, of: &str) -> &str {
+        &self.topics[of]
     }
 
     fn put(&self, topic: &str, key: &str, value: &str) {

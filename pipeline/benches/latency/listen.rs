@@ -1,12 +1,15 @@
-//! The two readers of results, each on a thread of its own.
+//! The readers of results, each on a thread of its own.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::now_us;
+use crate::services::kafka;
 
 /// The edge's window, as its default says.
 const WINDOW_MS: u64 = 500;
@@ -68,6 +71,28 @@ pub fn to_redis(url: &str, latencies: &Arc<Latencies>) {
         }
     };
     std::thread::Builder::new().name("redis".into()).spawn(hear).unwrap();
+}
+
+/// Hears what the program writes to a topic.
+pub fn to_kafka(topic: &str, latencies: &Arc<Latencies>) {
+    let consumer: BaseConsumer =
+        kafka().client().set("group.id", "latency").set("fetch.wait.max.ms", "10").create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
+    let mut partitions = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        partitions.add_partition_offset(topic, partition.id(), Offset::End).unwrap();
+    }
+    consumer.assign(&partitions).unwrap();
+    let latencies = latencies.clone();
+    let hear = move || {
+        loop {
+            let Some(record) = consumer.poll(Duration::from_secs(1)) else { continue };
+            let (record, now) = (record.unwrap(), now_us());
+            let text = std::str::from_utf8(record.payload().unwrap()).unwrap();
+            latencies.add(numbers(text, "\"seq\":").map(|sent| now.saturating_sub(sent)));
+        }
+    };
+    std::thread::Builder::new().name("kafka".into()).spawn(hear).unwrap();
 }
 
 /// Hears what the edge sends to a client that wants every vehicle.

@@ -3,6 +3,9 @@
 //! this machine; first with references that change ten times a second, then with reference topics that are silent.
 //!
 //! `cargo bench -p pipeline --bench latency [-- rate=20000 seconds=60 vehicles=100000]`
+//!
+//! With `to=kafka` the program writes to Kafka instead of Redis, and the time is that to the enriched message there. Options of
+//! the program are given as `time.tick_ms=1`.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on has to end")]
 
@@ -38,18 +41,25 @@ fn main() {
     };
     let (rate, vehicles) = (number("rate", 20_000), number("vehicles", 100_000));
     let time = Duration::from_secs(number("seconds", 60));
+    let to = std::env::args().find_map(|argument| Some(argument.strip_prefix("to=")?.to_owned())).unwrap_or_default();
     let fleet = Fleet::new(vehicles);
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("fleet.toml");
     // A state that the log brings back needs no file: writing one anew holds Redis up for a third of a second.
     let redis_server = Redis::private("--appendonly no");
     let redis_url = redis_server.database();
-    std::fs::write(&file, fleet.configuration(&redis_url)).unwrap();
+    std::fs::write(&file, fleet.configuration(&redis_url, &to)).unwrap();
     let program = Program::start(&["--config", file.to_str().unwrap()]);
     let stop = Arc::new(AtomicBool::new(false));
-    let (redis, edge) = (Arc::new(Latencies::default()), Arc::new(Latencies::default()));
-    listen::to_redis(&redis_url, &redis);
-    listen::to_edge(&program.url, &edge);
+    let (rows, edge) = (Arc::new(Latencies::default()), Arc::new(Latencies::default()));
+    let what_rows = if to.is_empty() {
+        listen::to_redis(&redis_url, &rows);
+        listen::to_edge(&program.url, &edge);
+        "producer to Redis message"
+    } else {
+        listen::to_kafka(fleet.topic("enriched"), &rows);
+        "producer to Kafka record"
+    };
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| fleet.send(rate, &stop));
         for (what, changes_per_s) in [("references change 10 times a second", 10), ("references silent", 0)] {
@@ -59,14 +69,16 @@ fn main() {
                 move || fleet.change(changes_per_s, &changing)
             });
             wait(WARM);
-            redis.clear();
+            rows.clear();
             edge.clear();
             let cpu_s = cpu_s(program.pid());
             wait(time);
             let cores = (self::cpu_s(program.pid()) - cpu_s) / time.as_secs_f64();
             println!("{rate} messages a second, {vehicles} vehicles, {what}; the program takes {cores:.2} cores:");
-            redis.print("producer to Redis message", time);
-            edge.print("end of the edge's window to frame", time);
+            rows.print(what_rows, time);
+            if to.is_empty() {
+                edge.print("end of the edge's window to frame", time);
+            }
             println!("  resident memory of the program: {} MB", resident_mb(program.pid()));
             changing.store(false, Ordering::Relaxed);
             handle.join().unwrap();

@@ -24,6 +24,8 @@ impl<S> Renamed<S> {
 }
 
 impl<S: Sink> Sink for Renamed<S> {
+    const FLIGHTS_MAX: usize = S::FLIGHTS_MAX;
+
     fn name(&self) -> &'static str {
         self.sink.name()
     }
@@ -42,6 +44,14 @@ impl<S: Sink> Sink for Renamed<S> {
 
     async fn apply_all(&mut self, steps: &[Step]) -> Result<(), SinkError> {
         self.sink.apply_all(&steps.iter().map(renamed).collect::<Vec<_>>()).await
+    }
+
+    async fn launch(&mut self, steps: &[Step]) -> Result<(), SinkError> {
+        self.sink.launch(&steps.iter().map(renamed).collect::<Vec<_>>()).await
+    }
+
+    async fn landed(&mut self) -> Result<(), SinkError> {
+        self.sink.landed().await
     }
 }
 

@@ -16,15 +16,15 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use sinks::json::Nulls;
 use sinks::kafka::{KafkaSink, Options, Target, Topic};
-use sinks::run::{self, Route};
+use sinks::run;
 use sinks::{Rows, Sink, SinkError, Step};
 
 use crate::rows::{batch, changes, events};
 use crate::services::{self, Kafka, unique, wait_until};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
-fn options() -> Options {
+pub fn options() -> Options {
     Options {
         compression: "none".to_owned(),
         batch_bytes_max: 262_144,
@@ -34,7 +34,7 @@ fn options() -> Options {
     }
 }
 
-fn connection(broker: &Kafka) -> connection::Kafka {
+pub fn connection(broker: &Kafka) -> connection::Kafka {
     connection::Kafka {
         brokers: broker.bootstrap(),
         group: "unused".to_owned(),
@@ -42,6 +42,20 @@ fn connection(broker: &Kafka) -> connection::Kafka {
         fetch_wait_ms: 10,
         linger_ms: 1,
         produce_bytes_max: 64 << 20,
+    }
+}
+
+/// How a sink is fed that is to take a lot at once.
+pub fn feeding() -> run::Options {
+    run::Options {
+        rows_max: 5_000,
+        bytes_max: 4 << 20,
+        flush_ms: 0,
+        conflate_rows_max: 5_000,
+        queue_bytes_max: 8 << 20,
+        retry_ms_min: 50,
+        retry_ms_max: 500,
+        apply_ms_max: 5_000,
     }
 }
 
@@ -55,12 +69,12 @@ fn state_topic(name: &str) -> Topic {
     }
 }
 
-fn telemetry_topic(name: &str) -> Topic {
+pub fn telemetry_topic(name: &str) -> Topic {
     let target = Target::Topic(name.to_owned());
     Topic { stream: "telemetry_enriched", target, keys: &["device_id"], meta: &[], nulls: Nulls::Omitted }
 }
 
-async fn sink(broker: &Kafka, topics: Vec<Topic>) -> KafkaSink {
+pub async fn sink(broker: &Kafka, topics: Vec<Topic>) -> KafkaSink {
     let mut sink = KafkaSink::new(connection(broker), options(), topics);
     sink.open().await.expect("the topics are there");
     sink
@@ -271,22 +285,24 @@ async fn a_record_that_the_broker_refuses_is_kept_and_the_others_are_not_doubled
     assert_eq!(ids, ["vehicle_state/v-1/10", "vehicle_state/v-2/10", "vehicle_state/v-3/10"]);
 }
 
-/// Enriched messages of 50 devices, `seq` counting on.
-fn messages(first: i64, count: i64, tick: Tick) -> RecordBatch {
-    let row = |seq: i64| {
-        json!({"device_id": format!("d-{}", seq % 50), "ts": seq, "seq": seq, "lat": 1.5, "lon": 2.5, "plate": "HS 1",
-            "__partition": seq % 4, "__offset": seq, "__device": 1, "__tick": tick})
-    };
-    batch(output::enriched(), &(first..first + count).map(row).collect::<Vec<_>>())
+/// An enriched message of one of 50 devices.
+pub fn message(seq: i64, tick: Tick) -> Value {
+    json!({"device_id": format!("d-{}", seq % 50), "ts": seq, "seq": seq, "lat": 1.5, "lon": 2.5, "plate": "HS 1",
+        "__partition": seq % 4, "__offset": seq, "__device": 1, "__tick": tick})
 }
 
-fn step_of(first: i64, count: i64, tick: Tick) -> Step {
+/// Messages, `seq` counting on.
+pub fn messages(first: i64, count: i64, tick: Tick) -> RecordBatch {
+    batch(output::enriched(), &(first..first + count).map(|seq| message(seq, tick)).collect::<Vec<_>>())
+}
+
+pub fn step_of(first: i64, count: i64, tick: Tick) -> Step {
     let rows = (0..count / 500).map(|part| Rows::Append(messages(first + part * 500, 500, tick))).collect();
     Step { stream: "telemetry_enriched", worker: 0, from: tick, upto: tick + 1, rows }
 }
 
 /// Each message once, and each device's messages in their order.
-fn check(seen: &[Seen], count: i64) {
+pub fn check(seen: &[Seen], count: i64) {
     let ids: BTreeSet<&str> = seen.iter().map(Seen::id).collect();
     assert_eq!((ids.len(), seen.len()), (count as usize, count as usize));
     let mut newest: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
@@ -325,46 +341,4 @@ async fn a_step_that_is_cut_off_goes_on_where_it_was() {
     broker.server.resume();
     sink.apply(&next).await.expect("applied");
     check(&read(&broker, &topic), 5_000);
-}
-
-/// Through the runner, with the broker killed and back again in the middle: within one life of the process not even a
-/// record is doubled.
-#[test]
-fn a_killed_broker_loses_and_doubles_nothing() {
-    let mut broker = Kafka::private("");
-    let topic = broker.topic("killed", 4);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let (tell, mut fatal) = tokio::sync::mpsc::channel(1);
-    let _inside = runtime.enter();
-    let sink = KafkaSink::new(connection(&broker), options(), vec![telemetry_topic(&topic)]);
-    let feeding = run::Options {
-        rows_max: 5_000,
-        bytes_max: 4 << 20,
-        flush_ms: 0,
-        conflate_rows_max: 5_000,
-        queue_bytes_max: 8 << 20,
-        retry_ms_min: 50,
-        retry_ms_max: 500,
-        apply_ms_max: 5_000,
-    };
-    let route = Route { stream: "telemetry_enriched", keys: &[] };
-    let (feed, running) = run::start(sink, feeding, vec![route], 1, tell);
-    let batches = 400;
-    for number in 0..batches {
-        if number == 150 {
-            wait_until(DEADLINE, "some of it is written", || feed.durable("telemetry_enriched", 0) > 300);
-            broker.server.kill9();
-        }
-        if number == 300 {
-            broker.server.start();
-        }
-        let tick = 10 * (number as Tick + 1);
-        feed.push("telemetry_enriched", 0, Rows::Append(messages(number * 100, 100, tick)));
-        feed.close("telemetry_enriched", 0, tick + 1);
-    }
-    wait_until(DEADLINE, "everything is written", || feed.queued_rows() == 0);
-    assert_eq!(runtime.block_on(running.drain(DEADLINE)), 0);
-    assert!(fatal.try_recv().is_err(), "a broker that is away is no reason to give up");
-    check(&read(&broker, &topic), batches * 100);
 }

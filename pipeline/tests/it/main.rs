@@ -9,6 +9,7 @@ mod config;
 mod demo;
 mod embedded;
 mod installation;
+mod kafka_flights;
 mod kafka_publish;
 mod kafka_sink;
 mod kafka_source;

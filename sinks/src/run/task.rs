@@ -1,7 +1,11 @@
-//! The task beside a sink: takes in what the workers handed over, writes steps, and repeats what failed.
+//! The task beside a sink: takes in what the workers handed over, writes steps, and repeats what failed. Steps of appended
+//! rows may be under way together, as many as the sink can have in flight; a step with upserts is under way alone, so that no
+//! newer version of a key can be there before an older one that is tried again.
 //!
-//! Invariant: no step is taken before the one that failed is written; only a drain's deadline ends that.
+//! Invariant: no step is taken before the one that failed is written, and steps are settled in the order in which they were
+//! taken; only a drain's deadline ends that.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +20,7 @@ use tracing::{info, warn};
 use super::gather::{Gather, Taken};
 use super::{Fatal, Message, Options, Shared};
 use crate::metrics::Metric;
-use crate::step::{Sink, SinkError, Step};
+use crate::step::{Rows, Sink, SinkError, Step};
 
 pub(super) struct Task<S> {
     sink: S,
@@ -28,10 +32,43 @@ pub(super) struct Task<S> {
     tell_opened: watch::Sender<bool>,
     fatal: mpsc::Sender<Fatal>,
     gathers: Vec<Gather>,
+    /// What is under way, the oldest first.
+    flying: VecDeque<Flight>,
     /// Messages received.
     messages: u64,
     /// Whether the sink has to be opened before the next attempt.
     shut: bool,
+}
+
+/// Steps that are written together, and what they settle.
+struct Flight {
+    steps: Vec<Step>,
+    /// Of each step: its lane, rows and bytes.
+    settled: Vec<(usize, u64, u64)>,
+    launched: Instant,
+    /// When it became the oldest, or was launched as such: since then it is waited for.
+    awaited: Instant,
+}
+
+impl Flight {
+    fn of(taken: Vec<(usize, Taken)>) -> Self {
+        let settled = taken.iter().map(|(index, taken)| (*index, taken.rows, taken.bytes)).collect();
+        let now = Instant::now();
+        let steps = taken.into_iter().map(|(_, taken)| taken.step).collect();
+        Self { steps, settled, launched: now, awaited: now }
+    }
+
+    fn appends_only(&self) -> bool {
+        self.steps.iter().flat_map(|step| &step.rows).all(|rows| matches!(rows, Rows::Append(_)))
+    }
+}
+
+/// What the task was woken by.
+enum Woken {
+    Message(Option<Message>),
+    Landed(Result<(), SinkError>),
+    /// A row is due, a flight has been waited for too long, or a drain was ordered.
+    Time,
 }
 
 /// The drain's deadline has passed.
@@ -50,7 +87,21 @@ impl<S: Sink> Task<S> {
         let name = sink.name();
         let lane = |route| (0..shared.workers).map(move |worker| Gather::new(route, worker));
         let gathers = shared.routes.iter().flat_map(|&route| lane(route)).collect();
-        Self { sink, name, options, shared, received, stopping, tell_opened, fatal, gathers, messages: 0, shut: true }
+        let flying = VecDeque::new();
+        Self {
+            sink,
+            name,
+            options,
+            shared,
+            received,
+            stopping,
+            tell_opened,
+            fatal,
+            gathers,
+            flying,
+            messages: 0,
+            shut: true,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -69,12 +120,12 @@ impl<S: Sink> Task<S> {
         for index in 0..self.gathers.len() {
             let route = self.shared.routes[index / self.shared.workers];
             let worker = index % self.shared.workers;
-            let applied = self.insist(Attempt::Applied(route.stream, worker)).await?.unwrap_or(0);
+            let applied = self.insist(Attempt::Applied(route.stream, worker), None).await?.unwrap_or(0);
             self.gathers[index].resume(applied);
             self.shared.lanes[index].applied.store(applied, Ordering::Release);
         }
         if self.gathers.is_empty() {
-            self.insist(Attempt::Open).await?;
+            self.insist(Attempt::Open, None).await?;
         }
         info!(sink = self.name, streams = self.shared.routes.len(), "sink is open");
         self.tell_opened.send_replace(true);
@@ -87,27 +138,45 @@ impl<S: Sink> Task<S> {
             // Without a feed nothing can come: what is closed is written, the rest can never be.
             let draining = !fed || self.stopping.borrow().is_some();
             self.take_in();
-            let steps = self.take_steps(draining);
+            let room = self.flying.len() < S::FLIGHTS_MAX;
+            let steps = if room { self.take_steps(draining) } else { Vec::new() };
             self.show_queue();
             if !steps.is_empty() {
-                self.write(steps).await?;
+                self.write(Flight::of(steps)).await?;
                 continue;
             }
             if draining {
-                return Ok(());
+                if self.flying.is_empty() {
+                    return Ok(());
+                }
+                self.land().await?;
+                continue;
             }
-            let due = self.gathers.iter().filter_map(|gather| gather.due(&self.options)).min();
-            if due.is_none() {
-                self.shared.starved_after.store(self.messages, Ordering::Relaxed);
+            match self.sleep(room).await {
+                Woken::Message(Some(message)) => self.accept(message, Instant::now()),
+                Woken::Message(None) => fed = false,
+                Woken::Landed(Ok(())) => self.touch_down(),
+                Woken::Landed(Err(error)) => self.recover(error).await?,
+                Woken::Time => {}
             }
-            tokio::select! {
-                message = self.received.recv() => match message {
-                    Some(message) => self.accept(message, Instant::now()),
-                    None => fed = false,
-                },
-                () = at(due) => {}
-                () = ordered(self.stopping.clone()) => {}
-            }
+        }
+    }
+
+    /// Waits for whatever comes first. A row that is due counts only if there is room for a flight.
+    async fn sleep(&mut self, room: bool) -> Woken {
+        let due = self.gathers.iter().filter_map(|gather| gather.due(&self.options)).min().filter(|_| room);
+        if due.is_none() && self.flying.is_empty() {
+            self.shared.starved_after.store(self.messages, Ordering::Relaxed);
+        }
+        let limit = self.apply_max();
+        let late = self.flying.front().map(|flight| flight.awaited + limit);
+        tokio::select! {
+            biased; // what has landed is not late
+            landed = self.sink.landed(), if late.is_some() => Woken::Landed(landed),
+            message = self.received.recv() => Woken::Message(message),
+            () = at(late) => Woken::Landed(Err(no_answer(self.name, limit))),
+            () = at(due) => Woken::Time,
+            () = ordered(self.stopping.clone()) => Woken::Time,
         }
     }
 
@@ -144,15 +213,60 @@ impl<S: Sink> Task<S> {
         }
     }
 
-    async fn write(&mut self, taken: Vec<(usize, Taken)>) -> Result<(), GivenUp> {
-        let mut settled = Vec::with_capacity(taken.len());
-        let mut steps = Vec::with_capacity(taken.len());
-        for (index, taken) in taken {
-            settled.push((index, taken.rows, taken.bytes));
-            steps.push(taken.step);
+    /// Launches the flight where that is allowed, and otherwise returns once it is written.
+    async fn write(&mut self, mut flight: Flight) -> Result<(), GivenUp> {
+        if S::FLIGHTS_MAX > 1 && flight.appends_only() {
+            let launched = self.attempt(Attempt::Launch(&flight.steps)).await?;
+            flight.awaited = Instant::now();
+            self.flying.push_back(flight);
+            return match launched {
+                Ok(_) => Ok(()),
+                Err(error) => self.recover(error).await,
+            };
         }
-        self.insist(Attempt::Apply(&steps)).await?;
-        for ((index, rows, bytes), step) in settled.into_iter().zip(&steps) {
+        while !self.flying.is_empty() {
+            self.land().await?;
+        }
+        self.insist(Attempt::Apply(&flight.steps), None).await?;
+        self.settle_all(&flight);
+        Ok(())
+    }
+
+    /// Waits for the oldest flight.
+    async fn land(&mut self) -> Result<(), GivenUp> {
+        match self.attempt(Attempt::Land).await? {
+            Ok(_) => {
+                self.touch_down();
+                Ok(())
+            }
+            Err(error) => self.recover(error).await,
+        }
+    }
+
+    /// The oldest flight is written.
+    fn touch_down(&mut self) {
+        let flight = self.flying.pop_front().expect("only a flight can land");
+        let seconds = flight.launched.elapsed().as_secs_f64();
+        histogram!(Metric::ApplySeconds.name(), "sink" => self.name).record(seconds);
+        self.settle_all(&flight);
+        if let Some(next) = self.flying.front_mut() {
+            next.awaited = Instant::now();
+        }
+    }
+
+    /// A flight was launched or landed in vain: all are written one after the other, the oldest first.
+    async fn recover(&mut self, error: SinkError) -> Result<(), GivenUp> {
+        let mut met = Some(error);
+        while let Some(flight) = self.flying.pop_front() {
+            self.insist(Attempt::Apply(&flight.steps), met.take()).await?;
+            self.settle_all(&flight);
+        }
+        Ok(())
+    }
+
+    /// Everything of a flight is in the target.
+    fn settle_all(&self, flight: &Flight) {
+        for (&(index, rows, bytes), step) in flight.settled.iter().zip(&flight.steps) {
             self.settle(index, rows, bytes, step.upto);
             let (stream, written) = (step.stream, step.len() as u64);
             counter!(Metric::Rows.name(), "sink" => self.name, "stream" => stream).increment(written);
@@ -164,7 +278,6 @@ impl<S: Sink> Task<S> {
             gauge!(Metric::DurableSeconds.name(), "sink" => self.name, "stream" => stream)
                 .set(durable.unwrap_or(0) as f64 / 1_000.0);
         }
-        Ok(())
     }
 
     /// `rows` are in the target, and with them every row before `upto`.
@@ -176,13 +289,17 @@ impl<S: Sink> Task<S> {
         self.shared.queue_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Tries until it succeeds, opening the sink first where that is needed.
-    async fn insist(&mut self, attempt: Attempt<'_>) -> Result<Option<Tick>, GivenUp> {
+    /// Tries until it succeeds, opening the sink first where that is needed; `met` is an error that came before.
+    async fn insist(&mut self, attempt: Attempt<'_>, mut met: Option<SinkError>) -> Result<Option<Tick>, GivenUp> {
         let mut failures = 0u32;
         let mut reported = false;
         loop {
             let started = Instant::now();
-            let error = match self.attempt(attempt).await? {
+            let tried = match met.take() {
+                Some(error) => Err(error),
+                None => self.attempt(attempt).await?,
+            };
+            let error = match tried {
                 Ok(applied) => {
                     if failures > 0 {
                         info!(sink = self.name, failures, "sink works again");
@@ -216,7 +333,7 @@ impl<S: Sink> Task<S> {
 
     /// One attempt, cut off at `apply_ms_max` and at a drain's deadline.
     async fn attempt(&mut self, attempt: Attempt<'_>) -> Result<Result<Option<Tick>, SinkError>, GivenUp> {
-        let limit = Duration::from_millis(self.options.apply_ms_max);
+        let limit = self.apply_max();
         let (sink, shut) = (&mut self.sink, &mut self.shut);
         let work = async {
             if *shut {
@@ -227,15 +344,18 @@ impl<S: Sink> Task<S> {
                 Attempt::Open => Ok(None),
                 Attempt::Applied(stream, worker) => sink.applied(stream, worker).await,
                 Attempt::Apply(steps) => sink.apply_all(steps).await.map(|()| None),
+                Attempt::Launch(steps) => sink.launch(steps).await.map(|()| None),
+                Attempt::Land => sink.landed().await.map(|()| None),
             }
         };
         tokio::select! {
-            done = timeout(limit, work) => Ok(done.unwrap_or_else(|_| Err(SinkError::Unavailable {
-                target: self.name.to_owned(),
-                why: format!("no answer within {} ms (apply_ms_max)", limit.as_millis()),
-            }))),
+            done = timeout(limit, work) => Ok(done.unwrap_or_else(|_| Err(no_answer(self.name, limit)))),
             () = passed(self.stopping.clone()) => Err(GivenUp),
         }
+    }
+
+    fn apply_max(&self) -> Duration {
+        Duration::from_millis(self.options.apply_ms_max)
     }
 
     async fn rest(&mut self, pause: Duration) -> Result<(), GivenUp> {
@@ -274,6 +394,13 @@ enum Attempt<'a> {
     Open,
     Applied(&'static str, usize),
     Apply(&'a [Step]),
+    Launch(&'a [Step]),
+    Land,
+}
+
+fn no_answer(sink: &str, limit: Duration) -> SinkError {
+    let why = format!("no answer within {} ms (apply_ms_max)", limit.as_millis());
+    SinkError::Unavailable { target: sink.to_owned(), why }
 }
 
 async fn at(due: Option<Instant>) {

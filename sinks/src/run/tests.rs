@@ -2,19 +2,23 @@
 //! restart or a step's edge; a key's versions out of order; a frontier named before its rows are written; a worker that
 //! waits; a queue without bound; a drain that hangs or leaves rows behind.
 
-use std::collections::{BTreeMap, HashMap};
+mod flights;
+mod target;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arrow::array::{BooleanArray, Int64Array, RecordBatch, StringViewArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
-use operators::batch::{DELETED, TICK, bools, i64s, strings, table_schema};
+use operators::batch::{TICK, table_schema};
 use operators::time::Tick;
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 
-use super::{Fatal, Feed, Options, Route, Running, start, ticks};
-use crate::step::{Rows, Sink, SinkError, Step};
+use super::{Fatal, Feed, Options, Route, Running, start};
+use crate::step::Rows;
+use target::{Failing, Outcome, Target};
 
 const EVENTS: Route = Route { stream: "events", keys: &[] };
 const TABLE: Route = Route { stream: "table", keys: &["key"] };
@@ -33,131 +37,6 @@ fn options() -> Options {
     }
 }
 
-/// What the next attempt to write comes to.
-#[derive(Clone, Copy, Debug)]
-enum Outcome {
-    /// Everything is written.
-    Written,
-    /// Nothing is written.
-    Away,
-    /// The first half of the rows is written, then the target goes away.
-    Half,
-    /// Everything is written, the answer is lost.
-    AnswerLost,
-    /// Nothing is written, and trying again is said not to help.
-    Refused,
-    /// Neither success nor failure.
-    Silent,
-}
-
-/// What the target holds, kept over restarts of the sink.
-#[derive(Default)]
-struct Target {
-    outcomes: Vec<Outcome>,
-    /// How often each event was in a step that succeeded.
-    events: BTreeMap<i64, u32>,
-    /// The newest version of each key that any attempt wrote, with its value or none if it is deleted.
-    table: BTreeMap<String, (Tick, Option<i64>)>,
-    /// Ticks of the last step that succeeded, by lane.
-    applied: HashMap<(&'static str, usize), (Tick, Tick)>,
-    opened: u32,
-    steps: Vec<(&'static str, usize, usize)>,
-    feed: Arc<OnceLock<Feed>>,
-}
-
-struct Failing(Arc<Mutex<Target>>);
-
-impl Target {
-    fn write(&mut self, rows: &Rows, count: usize) {
-        let Rows::Upsert(batch) = rows else { return };
-        let mut seen = HashMap::new();
-        for row in 0..batch.num_rows() {
-            let key = strings(batch, "key").value(row).to_owned();
-            assert_eq!(seen.insert(key.clone(), row), None, "a key stands once in a step");
-            if row >= count {
-                continue;
-            }
-            let tick = ticks(batch).value(row);
-            let value = (!bools(batch, DELETED).value(row)).then(|| i64s(batch, "value").value(row));
-            let present = self.table.entry(key).or_insert((0, None));
-            if tick >= present.0 {
-                *present = (tick, value);
-            }
-        }
-    }
-
-    fn apply(&mut self, step: &Step, outcome: Outcome) {
-        let written = match outcome {
-            Outcome::Written | Outcome::AnswerLost => usize::MAX,
-            Outcome::Half => step.len() / 2,
-            Outcome::Away | Outcome::Refused | Outcome::Silent => 0,
-        };
-        let last = self.applied.get(&(step.stream, step.worker)).copied().unwrap_or((0, 0));
-        // A step comes again when one that was written together with it failed.
-        let known = last.1 != 0 && last == (step.from, step.upto);
-        assert!(known || step.from == last.1, "{}..{} follows on {last:?}", step.from, step.upto);
-        assert!(step.upto > step.from);
-        assert!(!step.is_empty(), "there are no empty steps");
-        for rows in &step.rows {
-            let durable = self.feed.get().map_or(0, |feed| feed.durable(step.stream, step.worker));
-            for &tick in ticks(rows.batch()).values() {
-                assert!((step.from..step.upto).contains(&tick), "{tick} in {}..{}", step.from, step.upto);
-                assert!(tick >= durable, "{tick} is not written, but all before {durable} is said to be");
-            }
-            self.write(rows, written);
-        }
-    }
-
-    fn done(&mut self, step: &Step) {
-        if self.applied.insert((step.stream, step.worker), (step.from, step.upto)) == Some((step.from, step.upto)) {
-            return;
-        }
-        self.steps.push((step.stream, step.worker, step.len()));
-        for rows in &step.rows {
-            if let Rows::Append(batch) = rows {
-                for &id in i64s(batch, "id").values() {
-                    *self.events.entry(id).or_default() += 1;
-                }
-            }
-        }
-    }
-}
-
-impl Sink for Failing {
-    fn name(&self) -> &'static str {
-        "failing"
-    }
-
-    async fn open(&mut self) -> Result<(), SinkError> {
-        self.0.lock().unwrap().opened += 1;
-        Ok(())
-    }
-
-    async fn applied(&mut self, stream: &'static str, worker: usize) -> Result<Option<Tick>, SinkError> {
-        Ok(self.0.lock().unwrap().applied.get(&(stream, worker)).map(|step| step.1))
-    }
-
-    async fn apply(&mut self, step: &Step) -> Result<(), SinkError> {
-        tokio::task::yield_now().await;
-        let outcome = {
-            let mut target = self.0.lock().unwrap();
-            let outcome = target.outcomes.pop().unwrap_or(Outcome::Written);
-            target.apply(step, outcome);
-            if matches!(outcome, Outcome::Written) {
-                target.done(step);
-            }
-            outcome
-        };
-        let (target, why) = ("the test's target".to_owned(), format!("{outcome:?}"));
-        match outcome {
-            Outcome::Written => Ok(()),
-            Outcome::Refused => Err(SinkError::Refused { target, why }),
-            Outcome::Silent => std::future::pending().await,
-            _ => Err(SinkError::Unavailable { target, why }),
-        }
-    }
-}
-
 struct Bench {
     target: Arc<Mutex<Target>>,
     feed: Feed,
@@ -167,8 +46,14 @@ struct Bench {
 
 /// Starts a sink on `target`, as a process does that comes up again.
 fn bench(target: Arc<Mutex<Target>>, options: Options) -> Bench {
+    bench_of::<1>(target, options)
+}
+
+/// The same with so many flights at once.
+fn bench_of<const FLIGHTS: usize>(target: Arc<Mutex<Target>>, options: Options) -> Bench {
     let (tell, fatal) = mpsc::channel(4);
-    let (feed, running) = start(Failing(target.clone()), options, vec![EVENTS, TABLE], 2, tell);
+    let sink = Failing::<FLIGHTS>::new(target.clone());
+    let (feed, running) = start(sink, options, vec![EVENTS, TABLE], 2, tell);
     let cell = Arc::new(OnceLock::new());
     cell.set(feed.clone()).unwrap();
     target.lock().unwrap().feed = cell;
@@ -280,6 +165,37 @@ fn table_of(changes: Vec<Change>) -> BTreeMap<String, (Tick, Option<i64>)> {
     table
 }
 
+/// Two lives of a sink, the first of which ends in the middle of the acts; `flying` starts it with several flights.
+fn live_twice(acts: &[Vec<Act>; 2], outcomes: Vec<Outcome>, cut: usize, orderly: bool, flying: bool) {
+    let runtime = runtime();
+    let _inside = runtime.enter();
+    let target = Arc::new(Mutex::new(Target { outcomes, ..Target::default() }));
+    let start = || if flying { bench_of::<4>(target.clone(), options()) } else { bench(target.clone(), options()) };
+    // The first life ends with whatever was written by then.
+    let life = start();
+    for (worker, acts) in acts.iter().enumerate() {
+        play(&life.feed, worker, &acts[..cut.min(acts.len())]);
+    }
+    runtime.block_on(life.running.drain(if orderly { WAIT } else { Duration::ZERO }));
+    // The second life replays from the start.
+    let life = start();
+    let (mut wanted_events, mut wanted_changes) = (BTreeMap::new(), Vec::new());
+    for (worker, acts) in acts.iter().enumerate() {
+        let (events, changes) = play(&life.feed, worker, acts);
+        wanted_events.extend(events.into_iter().map(|(id, _)| (id, 1)));
+        wanted_changes.extend(changes);
+        life.feed.close("events", worker, Tick::MAX);
+        life.feed.close("table", worker, Tick::MAX);
+    }
+    wait("everything is durable", || life.feed.durable_min() == Tick::MAX);
+    assert_eq!(life.feed.queued_rows(), 0);
+    assert_eq!(life.feed.queued_bytes(), 0);
+    assert_eq!(runtime.block_on(life.running.drain(WAIT)), 0);
+    let target = life.target.lock().unwrap();
+    assert_eq!(&target.events, &wanted_events);
+    assert_eq!(&target.table, &table_of(wanted_changes));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -290,32 +206,8 @@ proptest! {
         cut in 0usize..40,
         orderly in any::<bool>(),
     ) {
-        let runtime = runtime();
-        let _inside = runtime.enter();
-        let target = Arc::new(Mutex::new(Target { outcomes, ..Target::default() }));
-        // The first life ends in the middle, with whatever was written by then.
-        let life = bench(target.clone(), options());
-        for (worker, acts) in acts.iter().enumerate() {
-            play(&life.feed, worker, &acts[..cut.min(acts.len())]);
-        }
-        runtime.block_on(life.running.drain(if orderly { WAIT } else { Duration::ZERO }));
-        // The second life replays from the start.
-        let life = bench(target.clone(), options());
-        let (mut wanted_events, mut wanted_changes) = (BTreeMap::new(), Vec::new());
-        for (worker, acts) in acts.iter().enumerate() {
-            let (events, changes) = play(&life.feed, worker, acts);
-            wanted_events.extend(events.into_iter().map(|(id, _)| (id, 1)));
-            wanted_changes.extend(changes);
-            life.feed.close("events", worker, Tick::MAX);
-            life.feed.close("table", worker, Tick::MAX);
-        }
-        wait("everything is durable", || life.feed.durable_min() == Tick::MAX);
-        prop_assert_eq!(life.feed.queued_rows(), 0);
-        prop_assert_eq!(life.feed.queued_bytes(), 0);
-        prop_assert_eq!(runtime.block_on(life.running.drain(WAIT)), 0);
-        let target = life.target.lock().unwrap();
-        prop_assert_eq!(&target.events, &wanted_events);
-        prop_assert_eq!(&target.table, &table_of(wanted_changes));
+        live_twice(&acts, outcomes.clone(), cut, orderly, false);
+        live_twice(&acts, outcomes, cut, orderly, true);
     }
 }
 
