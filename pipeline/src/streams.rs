@@ -5,12 +5,13 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use futures_util::SinkExt as _;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use operators::error::Refusal;
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
 use queries::Answer;
-use queries::live::{Change, Engine};
+use queries::live::{Change, Content, Engine};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -21,6 +22,9 @@ use warp::reply::{Reply, Response};
 
 /// Longest text of a declaration, in bytes.
 const TEXT_BYTES_MAX: u64 = 64 << 10;
+
+/// Longest message of a client that watches: it has nothing to say.
+const MESSAGE_BYTES_MAX: usize = 1 << 10;
 
 /// The routes below `/v1/streams`.
 #[must_use]
@@ -58,10 +62,17 @@ pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
     });
     let changes = warp::get().and(warp::path!("v1" / "streams" / String / "changes")).and(with.clone());
     let changes = changes.map(|name: String, engine: Arc<Engine>| match engine.watch(&name) {
-        Ok((held, changes)) => {
-            let lines = lines(Codec::new(held.schema.clone()).expect("a schema of rows"), changes);
-            let body = warp::reply::stream(lines.map(Ok::<_, Infallible>));
+        Ok((content, changes)) => {
+            let body = warp::reply::stream(lines(content, changes).map(|line| Ok::<_, Infallible>(bytes::Bytes::from(line))));
             warp::reply::with_header(body, "content-type", "application/x-ndjson").into_response()
+        }
+        Err(why) => refused(&why),
+    });
+    let socket = warp::path!("v1" / "streams" / String / "ws").and(warp::ws()).and(with.clone());
+    let socket = socket.map(|name: String, upgrade: warp::ws::Ws, engine: Arc<Engine>| match engine.watch(&name) {
+        Ok((content, changes)) => {
+            let serve = move |socket| serve(socket, lines(content, changes));
+            upgrade.max_message_size(MESSAGE_BYTES_MAX).on_upgrade(serve).into_response()
         }
         Err(why) => refused(&why),
     });
@@ -71,7 +82,7 @@ pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
         answered(StatusCode::OK, content.map(|content| rows(&Codec::new(content.schema).expect("a schema of rows"), &content.rows)))
     });
     let all = list.or(status).unify().or(add).unify().or(replace).unify().or(remove).unify();
-    all.or(changes).unify().or(faults).unify().boxed()
+    all.or(changes).unify().or(socket).unify().or(faults).unify().boxed()
 }
 
 fn utf8(text: &[u8]) -> Result<&str, Refusal> {
@@ -96,18 +107,43 @@ fn refused(why: &Refusal) -> Response {
     warp::reply::with_status(warp::reply::json(why), status).into_response()
 }
 
-/// One line for each change: the tick, whether the row comes (+) or goes (−), the row.
-fn lines(codec: Codec, changes: broadcast::Receiver<Arc<Change>>) -> impl Stream<Item = bytes::Bytes> {
-    stream::unfold((codec, changes), |(codec, mut changes)| async move {
+/// Sends what there is, and each change, until the client goes.
+async fn serve(socket: warp::ws::WebSocket, lines: impl Stream<Item = String> + Send) {
+    let (mut out, mut input) = socket.split();
+    let mut lines = std::pin::pin!(lines);
+    loop {
+        tokio::select! {
+            line = lines.next() => match line {
+                // A client that does not read is behind by the channel's length at most, and told what it missed.
+                Some(line) => if out.send(warp::ws::Message::text(line)).await.is_err() { return },
+                None => return,
+            },
+            message = input.next() => match message {
+                Some(Ok(message)) if !message.is_close() => {}
+                _ => return,
+            },
+        }
+    }
+}
+
+/// The content in one go, then the changes of each tick: a line each with the tick, how often the row comes (or goes, where
+/// negative), and the row.
+fn lines(content: Content, changes: broadcast::Receiver<Arc<Change>>) -> impl Stream<Item = String> {
+    let codec = Codec::new(content.schema.clone()).expect("a schema of rows");
+    let there: Vec<(Row, Diff)> = content.rows.iter().map(|row| (row.clone(), 1)).collect();
+    let begin = format!("{}\n", json!({ "as_of": content.as_of, "rows": there.len() }));
+    let first = begin + &changed(&codec, content.as_of, &there);
+    let later = stream::unfold((codec, changes), |(codec, mut changes)| async move {
         let text = match changes.recv().await {
             Ok(change) => changed(&codec, change.tick, &change.rows),
             Err(RecvError::Lagged(missed)) => {
-                format!("{}\n", json!({ "missed": missed, "hint": "read faster, or read the content again" }))
+                format!("{}\n", json!({ "missed_ticks": missed, "hint": "connect again for the content as it is" }))
             }
             Err(RecvError::Closed) => return None,
         };
-        Some((bytes::Bytes::from(text), (codec, changes)))
-    })
+        Some((text, (codec, changes)))
+    });
+    stream::once(async { first }).chain(later)
 }
 
 fn changed(codec: &Codec, tick: Tick, changes: &[(Row, Diff)]) -> String {

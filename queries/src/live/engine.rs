@@ -290,15 +290,14 @@ impl Engine {
         self.keeper.content(&[&port]).pop().flatten()
     }
 
-    /// The changes of a stream as they happen, and its columns.
+    /// The content of a stream, and its changes from there on as they happen.
     ///
     /// # Errors
-    /// There is no such stream.
-    pub fn watch(&self, name: &str) -> Result<(Arc<Held>, broadcast::Receiver<Arc<Change>>), Refusal> {
+    /// There is no such stream, or it is only a name for its plan.
+    pub fn watch(&self, name: &str) -> Result<(Content, broadcast::Receiver<Arc<Change>>), Refusal> {
         let state = self.state();
         let held = state.running.get(name).map(|running| &running.rows).or_else(|| self.bases.get(name));
-        let held = held.ok_or_else(|| state.catalog.unknown(name))?;
-        Ok((held.clone(), held.watch()))
+        held.and_then(|held| self.keeper.watch(&held.port)).ok_or_else(|| state.catalog.unknown(name))
     }
 
     /// Takes streams down that hold more than they may; returns their names.
@@ -456,21 +455,22 @@ impl Engine {
 
     /// Brings an installed stream to where the others are.
     async fn start(&self, install: &Install) -> Result<(), Refusal> {
-        self.begin(install).await?;
-        self.until(|| self.keeper.is_caught_up(&install.port).then_some(())).await?;
+        let first = self.begin(install).await?;
+        self.until(|| self.keeper.is_caught_up(&install.port, first).then_some(())).await?;
         install.start.forget();
         Ok(())
     }
 
-    /// Waits until the workers have everything, and lets them begin with the content of what the stream reads.
-    async fn begin(&self, install: &Install) -> Result<(), Refusal> {
+    /// Waits until the workers have everything, and lets them begin with the content of what the stream reads. Returns the
+    /// first tick.
+    async fn begin(&self, install: &Install) -> Result<Tick, Refusal> {
         let whole_from = self.until(|| install.start.whole_from()).await?;
         self.until(|| (self.keeper.as_of() + 1 >= whole_from).then_some(())).await?;
         let ports: Vec<String> = reads(install).into_iter().map(|(name, _)| name).collect();
         let (as_of, content) = self.keeper.rows(&ports);
         install.start.begin(Begin { tick: as_of + 1, content });
         self.commands.wake();
-        Ok(())
+        Ok(as_of + 1)
     }
 
     async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Refusal> {

@@ -109,10 +109,6 @@ impl Held {
         self.frontiers.iter().map(|frontier| frontier.load(Ordering::Acquire)).min().unwrap_or(0)
     }
 
-    pub fn watch(&self) -> broadcast::Receiver<Arc<Change>> {
-        self.watchers.subscribe()
-    }
-
     /// Rows and bytes that are held, and changes so far.
     pub fn figures(&self) -> (usize, usize, u64) {
         let figure = |of: &AtomicUsize| of.load(Ordering::Relaxed);
@@ -202,13 +198,7 @@ impl Keeper {
     #[must_use]
     pub fn content(&self, ports: &[&str]) -> Vec<Option<Content>> {
         let shelves = self.0.shelves.read().unwrap_or_else(PoisonError::into_inner);
-        let content = |port: &&str| {
-            let shelf = shelves.by_port.get(*port)?;
-            let rows = shelf.rows.iter();
-            let rows = rows.flat_map(|(row, count)| std::iter::repeat_n(row.clone(), (*count).max(0) as usize));
-            Some(Content { as_of: shelves.as_of, schema: shelf.held.schema.clone(), rows: rows.collect() })
-        };
-        ports.iter().map(content).collect()
+        ports.iter().map(|port| Some(shelves.by_port.get(*port)?.content(shelves.as_of))).collect()
     }
 
     /// The rows themselves, for a stream that begins where they end, and the tick that they are of.
@@ -221,10 +211,18 @@ impl Keeper {
         (shelves.as_of, rows.collect())
     }
 
-    /// Whether a stream has been brought to the common tick.
-    pub(super) fn is_caught_up(&self, port: &str) -> bool {
+    /// Whether a stream that began at `first` has been brought to the common tick.
+    pub(super) fn is_caught_up(&self, port: &str, first: Tick) -> bool {
         let shelves = self.0.shelves.read().unwrap_or_else(PoisonError::into_inner);
-        shelves.by_port.get(port).is_some_and(|shelf| shelf.caught_up)
+        shelves.as_of >= first && shelves.by_port.get(port).is_some_and(|shelf| shelf.caught_up)
+    }
+
+    /// The content behind a port, and every change after it.
+    pub(super) fn watch(&self, port: &str) -> Option<(Content, broadcast::Receiver<Arc<Change>>)> {
+        // Changes are made and told under the lock, so none falls between the two.
+        let shelves = self.0.shelves.read().unwrap_or_else(PoisonError::into_inner);
+        let shelf = shelves.by_port.get(port)?;
+        Some((shelf.content(shelves.as_of), shelf.held.watchers.subscribe()))
     }
 
     /// Takes in what was put, and moves on to the newest tick that all have passed.
@@ -254,6 +252,12 @@ impl Keeper {
 }
 
 impl Shelf {
+    fn content(&self, as_of: Tick) -> Content {
+        let rows = self.rows.iter();
+        let rows = rows.flat_map(|(row, count)| std::iter::repeat_n(row.clone(), (*count).max(0) as usize));
+        Content { as_of, schema: self.held.schema.clone(), rows: rows.collect() }
+    }
+
     /// Applies the changes up to a tick.
     fn turn(&mut self, as_of: Tick) {
         let later = self.waiting.split_off(&(as_of + 1));
