@@ -2,6 +2,11 @@
 
 pub mod answer;
 pub mod history;
+pub mod metrics;
+mod question;
+pub mod reads;
 
 pub use answer::Answer;
 pub use history::History;
+pub use question::is_guarded;
+pub use reads::Reads;
