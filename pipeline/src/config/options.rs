@@ -47,6 +47,8 @@ pub struct Config {
     pub parquet: Parquet,
     /// What one question to the history may take.
     pub history: queries::history::Options,
+    /// Reading live views.
+    pub reads: Reads,
     /// Current state in Redis.
     pub redis: Redis,
     /// History in ClickHouse.
@@ -319,6 +321,19 @@ impl Topics {
             Stream::Tariff => &self.tariff,
         }
     }
+}
+
+/// Section `reads`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Reads {
+    /// Address that Postgres clients connect to; empty for none.
+    pub postgres_listen: String,
+    /// What Postgres clients may take.
+    #[serde(flatten)]
+    pub wire: queries::reads::wire::Options,
+    /// What reading may take.
+    #[serde(flatten)]
+    pub options: queries::reads::Options,
 }
 
 /// Section `redis`.

@@ -186,6 +186,3 @@ async fn attend(socket: TcpStream, guest: connection::Guest, permit: OwnedSemaph
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
