@@ -96,11 +96,13 @@ async fn mistakes_are_named() {
         ("SELECT 1; SELECT 2", "sql_syntax", "more than one"),
         ("INSERT INTO speeds VALUES (1)", "sql_statement_not_allowed", "INSERT"),
         ("SET a = 1", "sql_statement_not_allowed", "SET"),
+        // Beyond DataFusion; must not become something else.
+        ("SELECT ARRAY(SELECT hour FROM speeds)", "sql_", ""),
         ("SELECT 1 INTO t", "sql_statement_not_allowed", ""),
         ("SELECT * FROM speeds WHERE hour = $1", "sql_parameter", "1 parameters, and 0 values"),
     ] {
         let why = refused(&reads, sql).await;
-        assert_eq!(why.code, code, "{sql}: {why}");
+        assert!(why.code.starts_with(code), "{sql}: {why}");
         assert!(why.message.contains(part), "{sql}: {why}");
     }
 }

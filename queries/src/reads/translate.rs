@@ -9,12 +9,13 @@
 
 use std::ops::ControlFlow;
 
+use datafusion::common::TableReference;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, JoinOperator, ObjectName, ObjectNamePart, Query, Select,
-    SelectItem, SetExpr, SetOperator, Statement as Sql, TableFactor, TableWithJoins, Value, Visit, VisitMut, Visitor,
-    VisitorMut,
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, JoinOperator, ObjectName, ObjectNamePart, Query,
+    Select, SelectItem, SetExpr, SetOperator, Statement as Sql, TableFactor, TableWithJoins, Value, Visit, VisitMut,
+    Visitor, VisitorMut, visit_relations,
 };
 use operators::error::Refusal;
 
@@ -63,9 +64,11 @@ impl VisitorMut for Translator<'_> {
             Expr::InSubquery { subquery, negated, .. } if is_nothing(&subquery.body, self.directory) => {
                 Some(flag(*negated))
             }
-            // ARRAY(SELECT …) is not known to DataFusion; only catalogue questions have it.
-            Expr::Function(Function { args: FunctionArguments::Subquery(_), name, .. }) if plain(name) == "array" => {
-                Some(null_text())
+            // ARRAY(SELECT …) is not known to DataFusion. What the catalogue would have in it, we have not.
+            Expr::Function(Function { args: FunctionArguments::Subquery(query), name, .. })
+                if plain(name) == "array" && !self.reads_relations(query) =>
+            {
+                Some(no_texts())
             }
             _ => None,
         };
@@ -94,6 +97,15 @@ impl VisitorMut for Translator<'_> {
 }
 
 impl Translator<'_> {
+    /// Whether the query reads a relation, and not only the catalogue.
+    fn reads_relations(&self, query: &Query) -> bool {
+        let relation = |name: &ObjectName| match self.directory.find(&TableReference::parse_str(&name.to_string())) {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        };
+        visit_relations(query, relation).is_break()
+    }
+
     fn cast(&self, cast: &mut Expr) {
         let Expr::Cast { expr, data_type, .. } = cast else { return };
         let name = match data_type {
@@ -326,6 +338,10 @@ fn number(value: i32) -> Expr {
 
 fn null_text() -> Expr {
     cast(Expr::value(Value::Null), DataType::Text)
+}
+
+fn no_texts() -> Expr {
+    cast(Expr::value(Value::Null), DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(DataType::Text), None)))
 }
 
 fn flag(value: bool) -> Expr {
