@@ -24,4 +24,5 @@ mod rows;
 mod service_smoke;
 mod services;
 mod tidy;
+mod streams;
 mod traces;
