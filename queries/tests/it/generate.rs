@@ -88,7 +88,9 @@ fn value(random: &mut Random, kind: &DataType) -> ArrayRef {
         DataType::Timestamp(..) => {
             Arc::new(TimestampMillisecondArray::from(vec![there.then(|| 900 + random.below(200) as i64)]))
         }
-        _ => Arc::new(StringViewArray::from(vec![there.then(|| *random.of(&["p", "q", "r", "a long text, not inline"]))])),
+        _ => Arc::new(StringViewArray::from(vec![
+            there.then(|| *random.of(&["p", "q", "r", "a long text, not inline"])),
+        ])),
     }
 }
 
@@ -240,7 +242,8 @@ impl Random {
                 }
             }
         }
-        let sql = format!("SELECT {} FROM ({}) AS {l} {kind} ({}) AS {r} ON {on}", items.join(", "), left.sql, right.sql);
+        let sql =
+            format!("SELECT {} FROM ({}) AS {l} {kind} ({}) AS {r} ON {on}", items.join(", "), left.sql, right.sql);
         Relation { sql, columns }
     }
 
@@ -309,7 +312,12 @@ impl Random {
         let direction = *self.of(&["", " DESC", " NULLS FIRST"]);
         let by = format!("{}{direction}{}{}", order[0], if order.len() > 1 { ", " } else { "" }, order[1..].join(", "));
         let sql = if self.chance(50) {
-            format!("SELECT {} FROM ({}) AS i{depth} ORDER BY {by} LIMIT {}", names.join(", "), input.sql, 1 + self.below(5))
+            format!(
+                "SELECT {} FROM ({}) AS i{depth} ORDER BY {by} LIMIT {}",
+                names.join(", "),
+                input.sql,
+                1 + self.below(5)
+            )
         } else {
             format!(
                 "SELECT {0} FROM (SELECT {0}, row_number() OVER (PARTITION BY {1} ORDER BY {by}) AS rn{depth} FROM ({2}) AS \
