@@ -5,7 +5,7 @@ use std::sync::Arc;
 use operators::time::Tick;
 use queries::plan::Node;
 
-use crate::harness::{Changing, batch, planned, run, ticks, with_quiet_ticks};
+use crate::harness::{Changing, Oracle, planned, run, ticks, with_quiet_ticks};
 
 /// Why a view and the batch answer are not the same.
 #[derive(Debug)]
@@ -32,8 +32,7 @@ pub fn same(tables: &[Changing], sql: &str, workers: &[usize], restart: Restart)
     if sql.contains("now()") {
         at = with_quiet_ticks(&at);
     }
-    let answers = at.iter().map(|tick| batch(tables, [sql], *tick).pop().expect("one query"));
-    let answers = answers.collect::<Result<Vec<_>, _>>().map_err(|why| Failure::Batch(format!("{why}\n{sql}")))?;
+    let answers = Oracle::new(tables).answers(sql, &at).map_err(|why| Failure::Batch(format!("{why}\n{sql}")))?;
     let wanted: Vec<(Tick, &[String])> = at.iter().copied().zip(answers.iter().map(Vec::as_slice)).collect();
     for workers in workers {
         compare(tables, sql, &plan, *workers, &wanted)?;

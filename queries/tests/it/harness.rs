@@ -7,6 +7,9 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use differential_dataflow::AsCollection;
 use operators::row::{Codec, Diff, Row};
@@ -175,29 +178,58 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
     outputs.into_iter().map(|output| output.into_inner().unwrap()).collect()
 }
 
-/// DataFusion's own answers over the tables' content at a tick, with `now()` as the tick.
-pub fn batch<'q>(
-    tables: &[Changing],
-    queries: impl IntoIterator<Item = &'q str>,
-    tick: Tick,
-) -> Vec<Result<Vec<String>, String>> {
-    // The check is of no use here, and fails for plans that are right.
-    let config = SessionConfig::new()
-        .with_target_partitions(1)
-        .set_bool("datafusion.execution.skip_physical_aggregate_schema_check", true);
-    let context = SessionContext::new_with_config(config);
-    for table in tables {
-        let content = table.at(tick);
-        let memory = MemTable::try_new(table.schema.clone(), vec![vec![content]]).expect("the table's own schema");
-        context.register_table(table.name.as_str(), Arc::new(memory)).expect("a new name");
+/// DataFusion's own answers over the tables' content at a tick.
+pub struct Oracle {
+    context: SessionContext,
+    runtime: tokio::runtime::Runtime,
+    tables: Vec<(Changing, Arc<MemTable>)>,
+}
+
+impl Oracle {
+    pub fn new(tables: &[Changing]) -> Self {
+        // The check is of no use here, and fails for plans that are right.
+        let config = SessionConfig::new()
+            .with_target_partitions(1)
+            .set_bool("datafusion.execution.skip_physical_aggregate_schema_check", true);
+        let context = SessionContext::new_with_config(config);
+        let memory = |table: &Changing| {
+            let memory = Arc::new(MemTable::try_new(table.schema.clone(), vec![Vec::new()]).expect("a partition"));
+            context.register_table(table.name.as_str(), memory.clone()).expect("a new name");
+            (table.clone(), memory)
+        };
+        let tables = tables.iter().map(memory).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Oracle { context, runtime, tables }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let answer = |sql: &str| {
-        let sql = sql.replace("now()", &format!("arrow_cast({tick}, 'Timestamp(Millisecond, None)')"));
-        let batches = runtime.block_on(async { context.sql(&sql).await?.collect().await });
-        Ok(texts(&batches.map_err(|why| why.strip_backtrace())?))
-    };
-    queries.into_iter().map(answer).collect()
+
+    /// The answers at these ticks, with `now()` as the tick.
+    pub fn answers(&self, sql: &str, ticks: &[Tick]) -> Result<Vec<Vec<String>>, String> {
+        let answers = || {
+            let fixed = if sql.contains("now()") { None } else { Some(self.optimised(sql)?) };
+            ticks.iter().map(|tick| self.answer(sql, fixed.as_ref(), *tick)).collect::<Result<Vec<_>, _>>()
+        };
+        let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(answers));
+        answers.map_err(|_| "the library panics".to_owned())?.map_err(|why| why.strip_backtrace())
+    }
+
+    fn optimised(&self, sql: &str) -> Result<LogicalPlan, DataFusionError> {
+        let plan = self.runtime.block_on(self.context.state().create_logical_plan(sql))?;
+        self.context.state().optimize(&plan)
+    }
+
+    fn answer(&self, sql: &str, fixed: Option<&LogicalPlan>, tick: Tick) -> Result<Vec<String>, DataFusionError> {
+        let now = format!("arrow_cast({tick}, 'Timestamp(Millisecond, None)')");
+        let plan = fixed.cloned().map_or_else(|| self.optimised(&sql.replace("now()", &now)), Ok)?;
+        let state = self.context.state();
+        let answer = async {
+            for (table, memory) in &self.tables {
+                *memory.batches[0].write().await = vec![table.at(tick)];
+            }
+            let physical = state.query_planner().create_physical_plan(&plan, &state).await?;
+            collect(physical, state.task_ctx()).await
+        };
+        Ok(texts(&self.runtime.block_on(answer)?))
+    }
 }
 
 /// Rows as text, ordered. Numbers are rounded to what different orders of addition agree on.

@@ -80,19 +80,20 @@ fn tops_and_windows() {
 #[test]
 fn random_queries() {
     let (first, count) = chosen();
-    let (mut compared, mut refused, mut failed) = (0, Vec::new(), Vec::new());
+    let (mut compared, mut refused, mut failed, mut wrong) = (0, Vec::new(), Vec::new(), Vec::new());
     for seed in first..first + count {
         let mut random = Random::new(seed);
-        let tables = tables(&mut random, 30);
+        let tables = tables(&mut random, [12, 30][seed as usize / 3 % 2]);
         let sql = random.query();
         match same(&tables, &sql, &[[1, 2, 4][seed as usize % 3]], Restart::InTheMiddle) {
             Ok(()) => compared += 1,
             Err(Failure::Plan(why)) => refused.push(format!("seed {seed}: {why}")),
             Err(Failure::Batch(why)) => failed.push(format!("seed {seed}: {why}")),
-            Err(Failure::Differs(why)) => panic!("seed {seed}: {why}"),
+            Err(Failure::Differs(why)) => wrong.push(format!("seed {seed}: {why}")),
         }
     }
     println!("{compared} of {count} queries compared; refused {refused:#?}; without a batch answer {failed:#?}");
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n\n"));
     assert!(compared * 10 >= count * 9, "too few queries were compared");
 }
 
