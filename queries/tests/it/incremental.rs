@@ -4,7 +4,7 @@ use crate::compare::{Failure, Restart, same};
 use crate::generate::{Random, tables};
 
 #[track_caller]
-fn check(sql: &str) {
+pub fn check(sql: &str) {
     for seed in 0..3 {
         let tables = tables(&mut Random::new(seed), 40);
         if let Err(why) = same(&tables, sql, &[1, 2, 4], Restart::Never) {
