@@ -14,15 +14,14 @@ use super::{Inputs, Join, Kind, Node, Op, canonical, types};
 /// The join of two inputs.
 pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
     let (left, right) = (lower(&join.left, inputs)?, lower(&join.right, inputs)?);
-    let (left_scope, right_scope) =
-        (Scope::new(join.left.schema(), &left)?, Scope::new(join.right.schema(), &right)?);
+    let (left_scope, right_scope) = (Scope::new(join.left.schema(), &left)?, Scope::new(join.right.schema(), &right)?);
     let on = join.on.iter().map(|(l, r)| Ok((left_scope.express(l)?, right_scope.express(r)?)));
     let on = on.collect::<Result<Vec<_>>>()?;
     let both: Vec<DataType> = types(&left.schema).into_iter().chain(types(&right.schema)).collect();
     let names = join.left.schema().join(join.right.schema())?;
     let both_schema = canonical(&both);
     let filter = join.filter.as_ref().map(|filter| Scope::over(&names, &both_schema)?.express(filter)).transpose()?;
-    if on.is_empty() && !cheap(&left) && !cheap(&right) {
+    if on.is_empty() && !cheap(&left) && !cheap(&right) && !whether_any(join) {
         return Err(refused(
             "a join without an equality compares every row with every other; add an equality of columns to ON",
         ));
@@ -54,6 +53,13 @@ pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
     Ok(Node::new(Op::Join(op), &kinds, kind, append_only, rows_max))
 }
 
+/// EXISTS of a query that does not depend on the row: no row is compared with another.
+fn whether_any(join: &Logical) -> bool {
+    use JoinType::{LeftAnti, LeftMark, LeftSemi, RightAnti, RightMark, RightSemi};
+    join.filter.is_none()
+        && matches!(join.join_type, LeftSemi | LeftAnti | LeftMark | RightSemi | RightAnti | RightMark)
+}
+
 /// Few rows enough to be compared with all others.
 fn cheap(node: &Node) -> bool {
     node.rows_max.is_some_and(|rows| rows <= 16)
@@ -70,8 +76,6 @@ fn kind_of(left: &Node, right: &Node, join: &Logical) -> Result<Kind> {
             "events joined with events would both be kept for ever; bound one side in time first, as in `WHERE ts > now() \
              - interval '10 minutes'`, or take the newest by DISTINCT ON",
         )),
-        _ => Err(refused(
-            "this join keeps every event for ever; put the events on the side whose rows are all kept",
-        )),
+        _ => Err(refused("this join keeps every event for ever; put the events on the side whose rows are all kept")),
     }
 }

@@ -14,8 +14,8 @@ use datafusion::logical_expr::{
     Distinct, DistinctOn, EmptyRelation, Expr, FetchType, Filter, Limit, LogicalPlan, Operator, Projection, SkipType,
     Sort, TableScan, Union, Values,
 };
-use datafusion::physical_expr::expressions::BinaryExpr;
 use datafusion::physical_expr::create_physical_expr;
+use datafusion::physical_expr::expressions::BinaryExpr;
 
 use super::express::{Scope, place, places};
 use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, temporal, types, window};
@@ -65,11 +65,7 @@ fn get(scan: &TableScan, inputs: &Inputs) -> Result<Arc<Node>> {
 }
 
 /// Filter and project in one, and in one with a filter below. Without a projection the columns stay as they are.
-pub(super) fn map(
-    input: Arc<Node>,
-    filter: Option<Expression>,
-    project: Option<Vec<Expression>>,
-) -> Result<Arc<Node>> {
+pub(super) fn map(input: Arc<Node>, filter: Option<Expression>, project: Option<Vec<Expression>>) -> Result<Arc<Node>> {
     if filter.is_none() && project.as_ref().is_none_or(|project| is_identity(project, &input)) {
         return Ok(input);
     }
@@ -161,7 +157,7 @@ fn union(union: &Union, inputs: &Inputs) -> Result<Arc<Node>> {
     let events = parts.iter().all(|part| part.kind == Kind::Events);
     let kind = if events { Kind::Events } else { Kind::Table };
     let append_only = parts.iter().all(|part| part.append_only);
-    let rows_max = parts.iter().map(|part| part.rows_max).sum();
+    let rows_max = parts.iter().try_fold(0usize, |all, part| Some(all.saturating_add(part.rows_max?)));
     Ok(Node::new(Op::Union(parts), &wanted, kind, append_only, rows_max))
 }
 
@@ -200,8 +196,10 @@ fn top(sort: &Sort, skip: usize, fetch: usize, inputs: &Inputs) -> Result<Arc<No
     let input = lower(&sort.input, inputs)?;
     let order = Scope::new(sort.input.schema(), &input)?.order(&sort.expr)?;
     let types = types(&input.schema);
+    let rows_max = Some(fetch).filter(|fetch| *fetch < usize::MAX);
+    let rows_max = input.rows_max.map_or(rows_max, |rows| Some(rows.min(fetch)));
     let op = Op::TopK { input, partition: Vec::new(), order, skip, fetch };
-    Ok(Node::new(op, &types, Kind::Table, false, Some(fetch)))
+    Ok(Node::new(op, &types, Kind::Table, false, rows_max))
 }
 
 fn nothing(empty: &EmptyRelation) -> Result<Arc<Node>> {
