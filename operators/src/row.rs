@@ -55,6 +55,19 @@ impl Row {
     }
 }
 
+/// So that a map of rows can be asked by bytes.
+impl std::borrow::Borrow<[u8]> for Row {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&[u8]> for Row {
+    fn from(bytes: &[u8]) -> Self {
+        Row::new(bytes)
+    }
+}
+
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Row({} bytes, {:016x})", self.0.len(), self.spread())
@@ -94,6 +107,14 @@ impl Codec {
         }
         let encoded = self.converter.convert_columns(columns)?;
         Ok(encoded.iter().map(|row| Row::new(row.data())).collect())
+    }
+
+    /// The same without a row of its own for each: all bytes lie in one buffer.
+    ///
+    /// # Errors
+    /// The columns are others.
+    pub fn encode_together(&self, columns: &[ArrayRef]) -> Result<arrow::row::Rows, ArrowError> {
+        self.converter.convert_columns(columns)
     }
 
     /// The columns of these rows.

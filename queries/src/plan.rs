@@ -8,6 +8,7 @@ mod bounds;
 mod express;
 mod join;
 mod lower;
+mod push;
 mod refuse;
 mod session;
 mod share;

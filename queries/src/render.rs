@@ -11,6 +11,7 @@ mod join;
 mod lookup;
 mod map;
 mod reduce;
+mod reduce_events;
 mod temporal;
 mod top;
 mod window;

@@ -123,7 +123,7 @@ async fn streams_come_change_and_go_while_vehicles_drive() {
     running.add(FLEET).await;
     let told = running.add(BY_COMPANY).await;
     assert_eq!(told["shares"], 1, "the join is built once for both: {told}");
-    let batch = "SELECT v.vehicle_id, v.plate, c.name, d.name FROM vehicles v
+    let batch = "SELECT v.vehicle_id, v.plate, c.name AS company, d.name AS driver FROM vehicles v
         LEFT JOIN companies c ON c.company_id = v.company_id LEFT JOIN drivers d ON d.driver_id = v.driver_id";
     let differs = format!("SELECT count(*) FROM ({batch} EXCEPT SELECT * FROM fleet)");
     assert_eq!(running.sql(&differs), "0");

@@ -18,7 +18,7 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::BinaryExpr;
 
 use super::express::{Scope, place, places};
-use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, temporal, types, window};
+use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, push, temporal, types, window};
 
 /// The operators of a plan over these inputs.
 ///
@@ -114,9 +114,9 @@ fn filter(filter: &Filter, inputs: &Inputs) -> Result<Arc<Node>> {
     let scope = Scope::new(filter.input.schema(), &input)?;
     let (bounds, plain): (Vec<&Expr>, Vec<&Expr>) =
         split_conjunction(&filter.predicate).into_iter().partition(|part| temporal::has_now(part));
-    let plain = conjunction(plain.into_iter().cloned()).map(|part| scope.express(&part)).transpose()?;
+    let plain = plain.into_iter().map(|part| scope.express(part)).collect::<Result<Vec<_>>>()?;
     let bounds = bounds.into_iter().map(|part| temporal::bound(part, &scope)).collect::<Result<Vec<_>>>()?;
-    input = map(input, plain, None)?;
+    input = push::filtered(input, plain)?;
     if bounds.is_empty() {
         return Ok(input);
     }

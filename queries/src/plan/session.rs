@@ -22,8 +22,6 @@ use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::eliminate_filter::EliminateFilter;
 use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
 use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
-use datafusion::optimizer::optimize_projections::OptimizeProjections;
-use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
@@ -90,6 +88,8 @@ fn now() -> ScalarUDF {
     create_udf(NOW, Vec::new(), now_type(), Volatility::Volatile, Arc::new(never))
 }
 
+/// Filters and projections stay above the joins of tables: below them each view would have a join of its own, and the
+/// hundredth view over a join is to cost its own rows only. Filters of events go below by [`super::push`].
 fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     vec![
         Arc::new(RewriteSetComparison::new()),
@@ -102,9 +102,7 @@ fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
         Arc::new(EliminateFilter::new()),
         Arc::new(EliminateCrossJoin::new()),
         Arc::new(EliminateOuterJoin::new()),
-        Arc::new(PushDownFilter::new()),
         Arc::new(CommonSubexprEliminate::new()),
-        Arc::new(OptimizeProjections::new()),
     ]
 }
 

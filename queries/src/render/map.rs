@@ -198,17 +198,15 @@ pub fn keyed<'s>(
 }
 
 /// Keys and arguments of a GROUP BY: the first `keys` columns, and the others.
-pub fn split<'s>(table: Table<'s>, schema: &SchemaRef, keys: usize) -> Result<(Keyed<'s>, Codec, Table<'s>)> {
+pub fn split<'s>(table: Table<'s>, schema: &SchemaRef, keys: usize) -> Result<(Keyed<'s>, Table<'s>)> {
     let kinds = types(schema);
-    let values = || Codec::new(canonical(&kinds[keys..]));
-    let (codec, key, value) = (Codec::new(schema.clone())?, Codec::new(canonical(&kinds[..keys]))?, values()?);
-    let (keyed, faults) = each(table, "Split", codec, move |updates, batch| {
+    let (codec, key, value) = (Codec::new(schema.clone())?, Codec::new(canonical(&kinds[..keys]))?, Codec::new(canonical(&kinds[keys..]))?);
+    Ok(each(table, "Split", codec, move |updates, batch| {
         let columns: Vec<ArrayRef> = batch.columns()[..keys].iter().map(as_key).collect();
         let by = key.encode(&columns, updates.len())?;
         let rest = value.encode(&batch.columns()[keys..], updates.len())?;
         Ok(((0..updates.len() as u32).zip(by.into_iter().zip(rest)).collect(), Vec::new()))
-    });
-    Ok((keyed, values()?, faults))
+    }))
 }
 
 /// Rows that stand in the text of the view, from the beginning of time.

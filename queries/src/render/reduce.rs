@@ -13,9 +13,10 @@ use hashbrown::HashMap;
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
 
-use super::accumulate::{Kept, State};
-use super::group::{Groups, Out, by_key};
-use super::{Builder, Fault, Table, map};
+use super::accumulate::{Kept, State, Taken};
+use super::group::{Groups, Out};
+use super::reduce_events::reduce_events;
+use super::{Builder, Fault, Rendered, Table, map};
 use crate::plan::{Aggregate, Node, Retention, canonical, types};
 
 impl<'s> Builder<'s> {
@@ -26,25 +27,31 @@ impl<'s> Builder<'s> {
         aggregates: &[Aggregate],
         retention: Option<Retention>,
     ) -> Result<Table<'s>> {
-        let table = self.table(input)?;
-        let (keyed, values, faults) = map::split(table, &input.schema, keys)?;
-        self.faults.push(faults);
-        let kinds = types(values.schema());
+        let kinds = types(&input.schema).split_off(keys);
         let kept = aggregates.iter().map(|aggregate| Kept::new(aggregate, &kinds, input.append_only));
         let reduce = Reduce {
-            values,
+            values: Codec::new(canonical(&kinds))?,
             kept: kept.collect::<Result<Vec<_>>>()?,
             global: keys == 0 && !aggregates.is_empty(),
             groups: HashMap::default(),
             ends: retention.map(|retention| Ends::new(input, keys, retention)).transpose()?,
         };
+        if let Rendered::Events(events) = self.render(input)? {
+            let codec = Codec::new(canonical(&types(&input.schema)[..keys]))?;
+            let (table, faults) = reduce_events(events, codec, reduce);
+            self.faults.push(faults);
+            return Ok(table);
+        }
+        let table = self.table(input)?;
+        let (keyed, faults) = map::split(table, &input.schema, keys)?;
+        self.faults.push(faults);
         Ok(self.group(keyed, "Reduce", reduce))
     }
 }
 
-struct Reduce {
+pub(super) struct Reduce {
     values: Codec,
-    kept: Vec<Kept>,
+    pub(super) kept: Vec<Kept>,
     /// Without keys there is one group, also when there are no rows.
     global: bool,
     groups: HashMap<Row, Group, foldhash::fast::FixedState>,
@@ -64,23 +71,37 @@ impl Ends {
         Ok(Self { keys, retention, by_tick: BTreeMap::new() })
     }
 
-    /// The tick at which each of these keys ends; none for one without a time.
-    fn of(&self, keys: &[&Row]) -> Vec<Option<Tick>> {
-        let batch = self.keys.decode(keys.iter().copied()).expect("keys of the plan");
+    /// The tick at which the group of this key ends; none for one without a time.
+    fn of(&self, key: &Row) -> Option<Tick> {
+        let batch = self.keys.decode([key]).expect("a key of the plan");
         let column = batch.column(self.retention.key);
         let milliseconds = DataType::Timestamp(TimeUnit::Millisecond, None);
         let times = cast(column, &milliseconds).and_then(|times| cast(&times, &DataType::Int64)).expect("a timestamp");
         let times = times.as_primitive::<Int64Type>();
-        let end = |row| times.value(row).saturating_add(self.retention.ms).max(0) as Tick;
-        (0..keys.len()).map(|row| times.is_valid(row).then(|| end(row))).collect()
+        times.is_valid(0).then(|| times.value(0).saturating_add(self.retention.ms).max(0) as Tick)
     }
 }
 
 struct Group {
     rows: Diff,
     states: Vec<State>,
+    /// Whether it has changed since its row was put out.
+    dirty: bool,
     out: Option<Row>,
     fault: Option<String>,
+}
+
+impl Group {
+    fn take(&mut self, taken: &[Taken], at: usize, diff: Diff, key: &[u8], dirty: &mut Vec<Row>) {
+        self.rows += diff;
+        for (taken, state) in taken.iter().zip(&mut self.states) {
+            taken.update(state, at, diff);
+        }
+        if !self.dirty {
+            self.dirty = true;
+            dirty.push(Row::new(key));
+        }
+    }
 }
 
 impl Groups for Reduce {
@@ -101,48 +122,53 @@ impl Groups for Reduce {
         if changes.is_empty() {
             return;
         }
-        let ends: Vec<Option<Tick>> = match &self.ends {
-            Some(ends) => ends.of(&by_key(changes).map(|run| &run[0].0.0).collect::<Vec<_>>()),
-            None => Vec::new(),
-        };
         let batch = self.values.decode(changes.iter().map(|((_, row), _)| row)).expect("rows of the plan");
         let taken: Vec<_> = self.kept.iter().map(|kept| kept.take(&batch).expect("columns of the plan")).collect();
         let mut dirty = Vec::new();
-        let mut at = 0;
-        for (place, run) in by_key(changes).enumerate() {
-            let key = &run[0].0.0;
-            if let Some(end) = ends.get(place).copied().flatten() {
-                if end <= tick {
-                    at += run.len();
-                    let late = run.iter().map(|(_, diff)| diff).sum();
-                    out.faults.push((Fault::row("Late", "the window has ended and is sealed"), late));
-                    continue;
-                }
-                if let (Some(ends), false) = (&mut self.ends, self.groups.contains_key(key)) {
-                    ends.by_tick.entry(end).or_default().push(key.clone());
-                }
-            }
-            let group = self.groups.entry_ref(key).or_insert_with(|| empty(&self.kept));
-            for (_, diff) in run {
-                group.rows += diff;
-                for (taken, state) in taken.iter().zip(&mut group.states) {
-                    taken.update(state, at, *diff);
-                }
-                at += 1;
-            }
-            dirty.push(key.clone());
+        for (at, ((key, _), diff)) in changes.iter().enumerate() {
+            self.absorb(tick, key.bytes(), &taken, at, *diff, &mut dirty, out);
         }
         self.put_out(&dirty, out);
     }
 }
 
 fn empty(kept: &[Kept]) -> Group {
-    Group { rows: 0, states: kept.iter().map(Kept::empty).collect(), out: None, fault: None }
+    Group { rows: 0, states: kept.iter().map(Kept::empty).collect(), dirty: false, out: None, fault: None }
 }
 
 impl Reduce {
+    /// A row of a group comes or goes.
+    #[expect(clippy::too_many_arguments, reason = "the innermost step of two loops, which have all of it at hand")]
+    pub(super) fn absorb(
+        &mut self,
+        tick: Tick,
+        key: &[u8],
+        taken: &[Taken],
+        at: usize,
+        diff: Diff,
+        dirty: &mut Vec<Row>,
+        out: &mut Out,
+    ) {
+        if let Some(group) = self.groups.get_mut(key) {
+            group.take(taken, at, diff, key, dirty);
+            return;
+        }
+        let row = Row::new(key);
+        if let Some(ends) = &mut self.ends
+            && let Some(end) = ends.of(&row)
+        {
+            if end <= tick {
+                out.faults.push((Fault::row("Late", "the window has ended and is sealed"), diff));
+                return;
+            }
+            ends.by_tick.entry(end).or_default().push(row.clone());
+        }
+        let group = self.groups.entry(row).or_insert_with(|| empty(&self.kept));
+        group.take(taken, at, diff, key, dirty);
+    }
+
     /// Groups whose time is over leave.
-    fn end(&mut self, tick: Tick, out: &mut Out) {
+    pub(super) fn end(&mut self, tick: Tick, out: &mut Out) {
         let Some(ends) = &mut self.ends else { return };
         let later = ends.by_tick.split_off(&(tick + 1));
         for key in std::mem::replace(&mut ends.by_tick, later).into_values().flatten() {
@@ -152,7 +178,8 @@ impl Reduce {
         }
     }
 
-    fn put_out(&mut self, dirty: &[Row], out: &mut Out) {
+    /// The rows of these groups as they are now.
+    pub(super) fn put_out(&mut self, dirty: &[Row], out: &mut Out) {
         let states = |index: usize| dirty.iter().map(move |key| (key, index));
         let results: Vec<Vec<Result<Row>>> = (0..self.kept.len())
             .map(|index| {
@@ -177,7 +204,7 @@ impl Reduce {
             }
             out.replace(group.out.as_ref(), new.as_ref());
             out.fault("Reduce", group.fault.as_deref(), fault.as_deref());
-            (group.out, group.fault) = (new, fault);
+            (group.out, group.fault, group.dirty) = (new, fault, false);
             if group.rows == 0 && !self.global {
                 self.groups.remove(key);
             }

@@ -1,0 +1,184 @@
+//! GROUP BY over events: whole batches go to the groups, and no row of an event is ever made.
+//!
+//! Invariant: as for every group, each closed tick is put out by itself; nothing is kept of an event once its tick is closed.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::row::Rows;
+use differential_dataflow::AsCollection;
+use operators::batch::{Batch, key_hash};
+use operators::row::{Codec, Diff, Row, as_key};
+use operators::time::Tick;
+use timely::communication::Push;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::Message;
+use timely::dataflow::channels::pact::DistributorPact;
+use timely::dataflow::channels::pushers::exchange::Distributor;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::Table;
+use super::accumulate::{Kept, Taken};
+use super::group::{Groups as _, Out};
+use super::map::ticks;
+use super::reduce::Reduce;
+
+/// The first columns of a batch, as keys.
+fn keys_of(rows: &RecordBatch, keys: &Codec) -> Vec<ArrayRef> {
+    rows.columns()[..keys.schema().fields().len()].iter().map(as_key).collect()
+}
+
+/// Sends each row to the worker of its key, a batch a worker at a time.
+struct ByKey {
+    keys: Codec,
+}
+
+impl Distributor<Batch> for ByKey {
+    fn partition<T: Clone, P: Push<Message<T, Batch>>>(&mut self, container: &mut Batch, time: &T, pushers: &mut [P]) {
+        let Some(rows) = container.take() else { return };
+        if let [only] = pushers {
+            Message::push_at(&mut rows.into(), time.clone(), only);
+            return;
+        }
+        let mut routes: Vec<Vec<u32>> = vec![Vec::new(); pushers.len()];
+        let columns = keys_of(&rows, &self.keys);
+        if columns.is_empty() {
+            let all = (key_hash(&[]) % routes.len() as u64) as usize;
+            routes[all] = (0..rows.num_rows() as u32).collect();
+        } else {
+            let encoded = self.keys.encode_together(&columns).expect("columns of the plan");
+            for (row, key) in encoded.iter().enumerate() {
+                routes[(key_hash(key.data()) % pushers.len() as u64) as usize].push(row as u32);
+            }
+        }
+        for (route, pusher) in routes.into_iter().zip(pushers) {
+            if !route.is_empty() {
+                let part = take_record_batch(&rows, &UInt32Array::from(route)).expect("rows of the batch");
+                Message::push_at(&mut part.into(), time.clone(), pusher);
+            }
+        }
+    }
+
+    fn flush<T: Clone, P: Push<Message<T, Batch>>>(&mut self, _: &T, _: &mut [P]) {}
+}
+
+/// A batch whose ticks are not all closed.
+struct Waiting {
+    rows: RecordBatch,
+    /// None without key columns: all rows are of one group.
+    keys: Option<Rows>,
+    taken: Vec<Taken>,
+    /// The next row.
+    at: usize,
+}
+
+impl Waiting {
+    fn new(rows: RecordBatch, codec: &Codec, kept: &[Kept]) -> Self {
+        let rows = in_order(rows);
+        let columns = keys_of(&rows, codec);
+        let keys = (!columns.is_empty()).then(|| codec.encode_together(&columns).expect("columns of the plan"));
+        let values: Vec<usize> = (columns.len()..rows.num_columns() - 1).collect();
+        let values = rows.project(&values).expect("columns of the batch");
+        let taken = kept.iter().map(|kept| kept.take(&values).expect("columns of the plan")).collect();
+        Self { rows, keys, taken, at: 0 }
+    }
+
+    fn tick(&self) -> Option<Tick> {
+        ticks(&self.rows).values().get(self.at).copied()
+    }
+
+    /// Gives the rows of a tick to their groups.
+    fn absorb(&mut self, tick: Tick, reduce: &mut Reduce, dirty: &mut Vec<Row>, out: &mut Out) {
+        let end = self.at + ticks(&self.rows).values()[self.at..].partition_point(|at| *at <= tick);
+        for row in self.at..end {
+            match &self.keys {
+                Some(keys) => reduce.absorb(tick, keys.row(row).data(), &self.taken, row, 1, dirty, out),
+                None => reduce.absorb(tick, &[], &self.taken, row, 1, dirty, out),
+            }
+        }
+        self.at = end;
+    }
+}
+
+/// Readers deliver in the order of the log; what was put together from several is put in order.
+fn in_order(rows: RecordBatch) -> RecordBatch {
+    let values = ticks(&rows).values();
+    if values.is_sorted() {
+        return rows;
+    }
+    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+    order.sort_by_key(|row| values[*row as usize]);
+    take_record_batch(&rows, &UInt32Array::from(order)).expect("rows of the batch")
+}
+
+type Updates = Vec<(Row, Tick, Diff)>;
+
+/// Groups of events: first the columns of `keys`, then what the aggregates take, then the tick.
+pub(super) fn reduce_events<'s>(
+    events: Stream<'s, Tick, Batch>,
+    keys: Codec,
+    mut reduce: Reduce,
+) -> (Table<'s>, Table<'s>) {
+    let scope = events.scope();
+    let (index, peers) = (scope.index() as u64, scope.peers() as u64);
+    let mut builder = OperatorBuilder::new("ReduceEvents".into(), scope);
+    let same = Codec::new(Arc::clone(keys.schema())).expect("the schema of a codec");
+    let mut input = builder.new_input(events, DistributorPact(move |_| ByKey { keys: same }));
+    let (rows_output, rows) = builder.new_output();
+    let (fault_output, faults) = builder.new_output();
+    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(rows_output);
+    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
+    builder.build(move |capabilities| {
+        let mut starting = key_hash(&[]) % peers == index;
+        let mut held: Option<Vec<Capability<Tick>>> = Some(capabilities);
+        let mut waiting: Vec<Waiting> = Vec::new();
+        move |frontiers| {
+            input.for_each(|_, batch| {
+                waiting.extend(batch.take().map(|rows| Waiting::new(rows, &keys, &reduce.kept)));
+            });
+            let Some(capabilities) = &mut held else { return };
+            let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
+            let mut out = Out::default();
+            let (mut rows, mut failed): (Updates, Updates) = (Vec::new(), Vec::new());
+            if starting && upto > 0 {
+                starting = false;
+                reduce.start(&mut out);
+                rows.extend(out.rows.drain(..).map(|(row, diff)| (row, 0, diff)));
+            }
+            let mut dirty = Vec::new();
+            while let Some(tick) = next(&waiting, &reduce, upto) {
+                reduce.end(tick, &mut out);
+                for batch in waiting.iter_mut().filter(|batch| batch.tick() == Some(tick)) {
+                    batch.absorb(tick, &mut reduce, &mut dirty, &mut out);
+                }
+                reduce.put_out(&dirty, &mut out);
+                dirty.clear();
+                rows.extend(out.rows.drain(..).map(|(row, diff)| (row, tick, diff)));
+                failed.extend(out.faults.drain(..).map(|(row, diff)| (row, tick, diff)));
+            }
+            waiting.retain(|batch| batch.tick().is_some());
+            if !rows.is_empty() {
+                rows_output.activate().session(&capabilities[0]).give_container(&mut rows);
+            }
+            if !failed.is_empty() {
+                fault_output.activate().session(&capabilities[1]).give_container(&mut failed);
+            }
+            match upto {
+                Tick::MAX => held = None,
+                upto => capabilities.iter_mut().for_each(|held| held.downgrade(&upto)),
+            }
+        }
+    });
+    (rows.as_collection(), faults.as_collection())
+}
+
+/// The next tick before `upto` with rows, or at which groups end. Input that has ended moves time no more.
+fn next(waiting: &[Waiting], reduce: &Reduce, upto: Tick) -> Option<Tick> {
+    let data = waiting.iter().filter_map(Waiting::tick).min().filter(|tick| *tick < upto);
+    let timer = reduce.due().filter(|tick| *tick < upto && (upto != Tick::MAX || data.is_some_and(|data| *tick <= data)));
+    data.into_iter().chain(timer).min()
+}
