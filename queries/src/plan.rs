@@ -7,6 +7,7 @@ mod aggregate;
 mod express;
 mod join;
 mod lower;
+mod push_down;
 mod refuse;
 mod session;
 mod temporal;
