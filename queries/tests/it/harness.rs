@@ -136,12 +136,14 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
                 let (rows, faults) = (shared.clone(), shared.clone());
                 table
                     .inner
-                    .inspect(move |update| rows[place].lock().unwrap().rows.push(update.clone()))
+                    .inspect(move |update| rows[place].lock().expect("nobody panics with it").rows.push(update.clone()))
                     .probe_with(&probe);
                 builder
                     .faults()
                     .inner
-                    .inspect(move |update| faults[place].lock().unwrap().faults.push(update.clone()))
+                    .inspect(move |update| {
+                        faults[place].lock().expect("nobody panics with it").faults.push(update.clone())
+                    })
                     .probe_with(&probe);
             }
         });
@@ -170,7 +172,7 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
     .expect("workers start");
     guards.join().into_iter().for_each(|ended| ended.expect("no worker panics"));
     let outputs = Arc::try_unwrap(outputs).expect("the workers have ended");
-    outputs.into_iter().map(|output| output.into_inner().unwrap()).collect()
+    outputs.into_iter().map(|output| output.into_inner().expect("nobody panics with it")).collect()
 }
 
 /// Rows as text, ordered. Numbers are rounded to what different orders of addition agree on.

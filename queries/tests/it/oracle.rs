@@ -32,7 +32,7 @@ impl PartitionStream for Content {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let rows = self.rows.lock().unwrap().clone();
+        let rows = self.rows.lock().expect("nobody panics with it").clone();
         Box::pin(MemoryStream::try_new(vec![rows], self.schema.clone(), None).expect("rows of the schema"))
     }
 }
@@ -87,7 +87,7 @@ impl Oracle {
     fn answer(&self, plan: &Arc<dyn ExecutionPlan>, tick: Tick) -> Result<Vec<String>> {
         self.now.store(tick as i64, Ordering::Relaxed);
         for (table, content) in &self.tables {
-            *content.rows.lock().unwrap() = table.at(tick);
+            *content.rows.lock().expect("nobody panics with it") = table.at(tick);
         }
         let plan = reset_plan_states(plan.clone())?;
         Ok(texts(&self.runtime.block_on(collect(plan, self.context.task_ctx()))?))
