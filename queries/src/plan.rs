@@ -286,7 +286,7 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
             format!("top {} {partition:?} {order:?} {skip} {fetch}", input.id.0)
         }
         Op::Window { input, partition, order, functions } => {
-            let told: Vec<String> = functions.iter().map(|function| window::told(function)).collect();
+            let told: Vec<String> = functions.iter().map(window::told).collect();
             format!("window {} {partition:?} {order:?} {told:?}", input.id.0)
         }
         Op::Union(inputs) => format!("union {:?}", inputs.iter().map(|input| input.id.0).collect::<Vec<_>>()),

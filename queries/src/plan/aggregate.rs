@@ -12,7 +12,7 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_expr::expressions::Literal;
 
 use super::express::{Scope, place, places};
-use super::lower::{lower, map, refused};
+use super::lower::{lower, map, one_row, refused};
 use super::temporal::refuse_now;
 use super::{Aggregate, Expression, Inputs, Kind, Node, Op};
 
@@ -61,6 +61,10 @@ fn group(aggregate: &Logical, by: &[Expr], input: &Arc<Node>, scope: &Scope<'_>)
         aggregates.push(Aggregate { function: lowered.aggregate, arguments, order, filter });
     }
     columns.extend(arguments);
+    if keys == 0 && aggregates.is_empty() {
+        // The group of everything is there also when nothing is, and nobody asks what is in it.
+        return one_row();
+    }
     let rows_max = if keys == 0 { Some(1) } else { input.rows_max };
     let below = map(input.clone(), None, Some(columns))?;
     Ok(Node::new(Op::Reduce { input: below, keys, aggregates, retention: None }, &kinds, Kind::Table, false, rows_max))

@@ -212,6 +212,13 @@ fn nothing(empty: &EmptyRelation) -> Result<Arc<Node>> {
     Ok(Node::new(Op::Constant(batch), &kinds, Kind::Table, true, Some(rows)))
 }
 
+/// One row without columns.
+pub(super) fn one_row() -> Result<Arc<Node>> {
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    let batch = RecordBatch::try_new_with_options(canonical(&[]), Vec::new(), &options)?;
+    Ok(Node::new(Op::Constant(batch), &[], Kind::Table, true, Some(1)))
+}
+
 fn constant(values: &Values) -> Result<Arc<Node>> {
     let kinds: Vec<_> = values.schema.fields().iter().map(|field| field.data_type().clone()).collect();
     let (none, props) = (DFSchema::empty(), Default::default());

@@ -27,6 +27,7 @@ use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 
 use super::Kind;
+use super::push_down::PushDown;
 
 /// Name of the function that stands for the tick.
 pub const NOW: &str = "now";

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::execution::context::ExecutionProps;
-use datafusion::logical_expr::{Expr, Window};
+use datafusion::logical_expr::{Expr, Window, WindowFrameBound};
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_planner::create_window_expr_with_name;
 
@@ -29,6 +30,7 @@ pub fn window(window: &Window, inputs: &Inputs) -> Result<Arc<Node>> {
     for expr in &window.window_expr {
         refuse_now(expr)?;
         let placed = scope.placed(&unalias(expr))?;
+        refuse_wide_frame(&placed)?;
         let props = ExecutionProps::new();
         // The name is all that tells of a function and of the arguments that are no columns, as the offset of lag.
         let name = placed.to_string();
@@ -45,6 +47,25 @@ pub fn window(window: &Window, inputs: &Inputs) -> Result<Arc<Node>> {
     let rows_max = input.rows_max;
     Ok(Node::new(Op::Window { input, partition, order, functions }, &kinds, Kind::Table, false, rows_max))
 }
+
+/// The library counts the rows of a frame in machine words, and panics where they do not suffice.
+fn refuse_wide_frame(expr: &Expr) -> Result<()> {
+    let Expr::WindowFunction(function) = expr else { return Ok(()) };
+    let frame = &function.params.window_frame;
+    let wide = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(rows) | WindowFrameBound::Following(rows) => {
+            matches!(rows, ScalarValue::UInt64(Some(rows)) if *rows > ROWS_MAX)
+        }
+        WindowFrameBound::CurrentRow => false,
+    };
+    if wide(&frame.start_bound) || wide(&frame.end_bound) {
+        return Err(refused("a frame of more rows than any partition has; write UNBOUNDED"));
+    }
+    Ok(())
+}
+
+/// Most rows that a frame may name.
+const ROWS_MAX: u64 = 1 << 40;
 
 fn unalias(expr: &Expr) -> Expr {
     expr.clone().unalias_nested().data

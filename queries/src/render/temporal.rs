@@ -157,3 +157,19 @@ fn span(columns: &[ArrayRef], limits: &[Limit], row: usize, tick: Tick) -> Optio
     }
     (from < until).then_some((from as Tick, (until != i64::MAX).then_some(until as Tick)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_and_goes_before_its_time_is_not_kept() {
+        let mut timer = Timer::default();
+        for number in 0..10_000u32 {
+            let row = Row::new(&number.to_be_bytes());
+            timer.add(row.clone(), -1);
+            timer.add(row, 1);
+        }
+        assert!(timer.changes.len() <= 64, "{} changes", timer.changes.len());
+    }
+}

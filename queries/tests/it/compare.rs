@@ -5,7 +5,8 @@ use std::sync::Arc;
 use operators::time::Tick;
 use queries::plan::Node;
 
-use crate::harness::{Changing, Oracle, planned, run, ticks, with_quiet_ticks};
+use crate::harness::{Changing, planned, run, ticks, with_quiet_ticks};
+use crate::oracle::Oracle;
 
 /// Why a view and the batch answer are not the same.
 #[derive(Debug)]

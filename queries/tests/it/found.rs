@@ -4,8 +4,9 @@ use operators::time::Tick;
 use queries::plan::Id;
 
 use crate::generate::{Random, tables};
-use crate::harness::{Changing, Oracle, planned, run, ticks};
+use crate::harness::{Changing, planned, run, ticks};
 use crate::incremental::check;
+use crate::oracle::Oracle;
 
 fn id(tables: &[Changing], sql: &str) -> Id {
     planned(tables, sql).expect("a plan").id
@@ -93,6 +94,36 @@ fn a_column_named_twice_in_the_order_of_an_aggregate() {
 #[test]
 fn offsets_without_a_limit() {
     check("(SELECT a, n FROM u ORDER BY a, n OFFSET 2) UNION ALL (SELECT a, n FROM u ORDER BY a, n OFFSET 1)");
+}
+
+#[test]
+fn a_condition_that_never_holds_leaves_no_group() {
+    check(
+        "WITH c AS (SELECT count(f) AS g, max(s) AS h FROM t) SELECT l.g, l.h, r.g AS k, r.h AS i FROM c AS l JOIN c AS r ON \
+         l.h = r.h AND l.g IS NULL",
+    );
+}
+
+#[test]
+fn conditions_stay_above_distinct_on() {
+    check("SELECT n, m FROM (SELECT DISTINCT ON (n) n, m FROM v ORDER BY n, m DESC) AS x WHERE m NOT LIKE '%p%'");
+}
+
+#[test]
+fn the_group_of_everything_is_there_without_rows_and_aggregates() {
+    check(
+        "SELECT 3 AS x FROM (SELECT a, s, count(*) AS c FROM t WHERE a = 77 GROUP BY GROUPING SETS ((a), (s), ())) AS g",
+    );
+    check("SELECT grouping(a) AS g FROM t WHERE a > 3 GROUP BY GROUPING SETS ((a), (s), ())");
+    check("SELECT 1 AS one FROM (SELECT count(*) AS c FROM t WHERE a = 77) AS g");
+}
+
+#[test]
+fn frames_of_more_rows_than_there_are_numbers() {
+    let tables = tables(&mut Random::new(0), 4);
+    let sql = "SELECT sum(a) OVER (ORDER BY a, n ROWS BETWEEN CURRENT ROW AND 18446744073709551615 FOLLOWING) FROM u";
+    let why = planned(&tables, sql).expect_err("a refusal");
+    assert!(why.contains("write UNBOUNDED"), "{why}");
 }
 
 #[test]

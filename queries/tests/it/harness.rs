@@ -6,11 +6,6 @@ use std::sync::{Arc, Mutex};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::datasource::MemTable;
-use datafusion::error::DataFusionError;
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::collect;
-use datafusion::prelude::{SessionConfig, SessionContext};
 use differential_dataflow::AsCollection;
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
@@ -141,12 +136,14 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
                 let (rows, faults) = (shared.clone(), shared.clone());
                 table
                     .inner
-                    .inspect(move |update| rows[place].lock().unwrap().rows.push(update.clone()))
+                    .inspect(move |update| rows[place].lock().expect("nobody panics with it").rows.push(update.clone()))
                     .probe_with(&probe);
                 builder
                     .faults()
                     .inner
-                    .inspect(move |update| faults[place].lock().unwrap().faults.push(update.clone()))
+                    .inspect(move |update| {
+                        faults[place].lock().expect("nobody panics with it").faults.push(update.clone())
+                    })
                     .probe_with(&probe);
             }
         });
@@ -175,61 +172,7 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
     .expect("workers start");
     guards.join().into_iter().for_each(|ended| ended.expect("no worker panics"));
     let outputs = Arc::try_unwrap(outputs).expect("the workers have ended");
-    outputs.into_iter().map(|output| output.into_inner().unwrap()).collect()
-}
-
-/// DataFusion's own answers over the tables' content at a tick.
-pub struct Oracle {
-    context: SessionContext,
-    runtime: tokio::runtime::Runtime,
-    tables: Vec<(Changing, Arc<MemTable>)>,
-}
-
-impl Oracle {
-    pub fn new(tables: &[Changing]) -> Self {
-        // The check is of no use here, and fails for plans that are right.
-        let config = SessionConfig::new()
-            .with_target_partitions(1)
-            .set_bool("datafusion.execution.skip_physical_aggregate_schema_check", true);
-        let context = SessionContext::new_with_config(config);
-        let memory = |table: &Changing| {
-            let memory = Arc::new(MemTable::try_new(table.schema.clone(), vec![Vec::new()]).expect("a partition"));
-            context.register_table(table.name.as_str(), memory.clone()).expect("a new name");
-            (table.clone(), memory)
-        };
-        let tables = tables.iter().map(memory).collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Oracle { context, runtime, tables }
-    }
-
-    /// The answers at these ticks, with `now()` as the tick.
-    pub fn answers(&self, sql: &str, ticks: &[Tick]) -> Result<Vec<Vec<String>>, String> {
-        let answers = || {
-            let fixed = if sql.contains("now()") { None } else { Some(self.optimised(sql)?) };
-            ticks.iter().map(|tick| self.answer(sql, fixed.as_ref(), *tick)).collect::<Result<Vec<_>, _>>()
-        };
-        let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(answers));
-        answers.map_err(|_| "the library panics".to_owned())?.map_err(|why| why.strip_backtrace())
-    }
-
-    fn optimised(&self, sql: &str) -> Result<LogicalPlan, DataFusionError> {
-        let plan = self.runtime.block_on(self.context.state().create_logical_plan(sql))?;
-        self.context.state().optimize(&plan)
-    }
-
-    fn answer(&self, sql: &str, fixed: Option<&LogicalPlan>, tick: Tick) -> Result<Vec<String>, DataFusionError> {
-        let now = format!("arrow_cast({tick}, 'Timestamp(Millisecond, None)')");
-        let plan = fixed.cloned().map_or_else(|| self.optimised(&sql.replace("now()", &now)), Ok)?;
-        let state = self.context.state();
-        let answer = async {
-            for (table, memory) in &self.tables {
-                *memory.batches[0].write().await = vec![table.at(tick)];
-            }
-            let physical = state.query_planner().create_physical_plan(&plan, &state).await?;
-            collect(physical, state.task_ctx()).await
-        };
-        Ok(texts(&self.runtime.block_on(answer)?))
-    }
+    outputs.into_iter().map(|output| output.into_inner().expect("nobody panics with it")).collect()
 }
 
 /// Rows as text, ordered. Numbers are rounded to what different orders of addition agree on.

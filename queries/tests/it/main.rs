@@ -7,4 +7,5 @@ mod found;
 mod generate;
 mod harness;
 mod incremental;
+mod oracle;
 mod sets;

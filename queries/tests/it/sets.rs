@@ -11,7 +11,8 @@ mod tpch;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::harness::{Changing, Oracle, planned, run, ticks};
+use crate::harness::{Changing, planned, run, ticks};
+use crate::oracle::Oracle;
 
 /// The texts of a set by their names.
 fn texts(set: &str) -> BTreeMap<String, String> {

@@ -39,7 +39,8 @@ impl Random {
                 (format!("array_to_string({list}, '/', '-')"), Kind::Text)
             }
             (2, Kind::Int | Kind::Text) => {
-                let list = format!("array_agg(DISTINCT {name} ORDER BY {name}){filter}");
+                // With an order of its own the library turns it around when another aggregate wants the other direction.
+                let list = format!("array_sort(array_agg(DISTINCT {name}){filter})");
                 (format!("array_to_string({list}, '/', '-')"), Kind::Text)
             }
             (3, _) => (format!("first_value({name} ORDER BY {by}){filter}"), kind),

@@ -18,7 +18,7 @@ impl Random {
     }
 
     fn kind_of_join(&mut self) -> &'static str {
-        *self.of(&["JOIN", "JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"])
+        ["JOIN", "JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"][self.below(5)]
     }
 
     /// The join of these, each behind its alias, with up to seven of their columns.
