@@ -166,7 +166,7 @@ mod tests {
         let b: ArrayRef = Arc::new(StringViewArray::from_iter([Some("x"), Some("a text of more than twelve bytes")]));
         let c: ArrayRef = Arc::new(Float64Array::from(vec![None, Some(-0.5)]));
         let l = left.encode(&[a.clone(), b.clone()], 2).unwrap();
-        let r = right.encode(&[c.clone()], 2).unwrap();
+        let r = right.encode(std::slice::from_ref(&c), 2).unwrap();
         let joined: Vec<Row> = l.iter().zip(&r).map(|(l, r)| l.and(r)).collect();
         assert_eq!(joined, both.encode(&[a.clone(), b.clone(), c.clone()], 2).unwrap());
         let decoded = both.decode(&joined).unwrap();

@@ -59,12 +59,7 @@ fn group(aggregate: &Logical, by: &[Expr], input: &Arc<Node>, scope: &Scope<'_>)
 }
 
 /// One GROUP BY for each set, with the columns that it leaves out as nulls.
-fn grouping_sets(
-    aggregate: &Logical,
-    sets: &GroupingSet,
-    input: &Arc<Node>,
-    scope: &Scope<'_>,
-) -> Result<Arc<Node>> {
+fn grouping_sets(aggregate: &Logical, sets: &GroupingSet, input: &Arc<Node>, scope: &Scope<'_>) -> Result<Arc<Node>> {
     let all: Vec<&Expr> = sets.distinct_expr();
     let listed: Vec<Vec<Expr>> = match sets {
         GroupingSet::GroupingSets(sets) => sets.clone(),
@@ -100,4 +95,3 @@ fn grouping_sets(
     }
     Ok(Node::new(Op::Union(parts), &wanted, Kind::Table, false, None))
 }
-

@@ -14,8 +14,7 @@ use super::{Inputs, Join, Kind, Node, Op, canonical, types};
 /// The join of two inputs.
 pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
     let (left, right) = (lower(&join.left, inputs)?, lower(&join.right, inputs)?);
-    let (left_scope, right_scope) =
-        (Scope::new(join.left.schema(), &left)?, Scope::new(join.right.schema(), &right)?);
+    let (left_scope, right_scope) = (Scope::new(join.left.schema(), &left)?, Scope::new(join.right.schema(), &right)?);
     let on = join.on.iter().map(|(l, r)| Ok((left_scope.express(l)?, right_scope.express(r)?)));
     let on = on.collect::<Result<Vec<_>>>()?;
     let both: Vec<DataType> = types(&left.schema).into_iter().chain(types(&right.schema)).collect();
@@ -70,8 +69,6 @@ fn kind_of(left: &Node, right: &Node, join: &Logical) -> Result<Kind> {
             "events joined with events would both be kept for ever; bound one side in time first, as in `WHERE ts > now() \
              - interval '10 minutes'`, or take the newest by DISTINCT ON",
         )),
-        _ => Err(refused(
-            "this join keeps every event for ever; put the events on the side whose rows are all kept",
-        )),
+        _ => Err(refused("this join keeps every event for ever; put the events on the side whose rows are all kept")),
     }
 }

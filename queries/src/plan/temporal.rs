@@ -36,7 +36,9 @@ pub fn refuse_now(expr: &Expr) -> Result<()> {
 /// The bound that a comparison sets.
 pub fn bound(comparison: &Expr, scope: &Scope<'_>) -> Result<Bound> {
     let cannot = || {
-        refused(&format!("cannot tell when `{comparison}` changes; write it as `expression < now()`, or with >, <=, >="))
+        refused(&format!(
+            "cannot tell when `{comparison}` changes; write it as `expression < now()`, or with >, <=, >="
+        ))
     };
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = comparison else { return Err(cannot()) };
     // `side` op `at`, with now() alone on the side.

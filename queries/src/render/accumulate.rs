@@ -69,7 +69,9 @@ impl Kept {
         let columns = aggregate.arguments.iter().chain(aggregate.order.iter().map(|(column, _)| column));
         let kinds: Vec<DataType> = columns.map(|column| values[*column].clone()).collect();
         let rows = match way {
-            Way::All | Way::Least { .. } | Way::Greatest { .. } | Way::Different => Some(Codec::new(canonical(&kinds))?),
+            Way::All | Way::Least { .. } | Way::Greatest { .. } | Way::Different => {
+                Some(Codec::new(canonical(&kinds))?)
+            }
             _ => None,
         };
         Ok(Self { aggregate: aggregate.clone(), way, null: result.nulls()?, result, rows })
@@ -114,8 +116,7 @@ impl Kept {
     }
 
     fn extremes(&self, states: &[&State]) -> Option<Vec<Row>> {
-        let (least, greatest) =
-            (matches!(self.way, Way::Least { .. }), matches!(self.way, Way::Greatest { .. }));
+        let (least, greatest) = (matches!(self.way, Way::Least { .. }), matches!(self.way, Way::Greatest { .. }));
         if !least && !greatest {
             return None;
         }
@@ -143,9 +144,7 @@ impl Kept {
         };
         match self.result.schema().field(0).data_type() {
             DataType::Float64 => Arc::new(states.iter().map(float).collect::<Float64Array>()),
-            DataType::UInt64 => {
-                Arc::new(states.iter().map(|s| whole(s).map(|n| n as u64)).collect::<UInt64Array>())
-            }
+            DataType::UInt64 => Arc::new(states.iter().map(|s| whole(s).map(|n| n as u64)).collect::<UInt64Array>()),
             DataType::Decimal128(precision, scale) => {
                 let values: Decimal128Array = states.iter().map(whole).collect();
                 Arc::new(values.with_data_type(DataType::Decimal128(*precision, *scale)))

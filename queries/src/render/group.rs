@@ -142,7 +142,8 @@ pub fn difference(old: &[Row], new: &[Row], out: &mut Out) {
         } else if order.is_gt() {
             out.rows.extend(n.next().map(|row| (row.clone(), 1)));
         } else {
-            (o.next(), n.next());
+            o.next();
+            n.next();
         }
     }
 }

@@ -72,7 +72,11 @@ impl<'s> Builder<'s> {
     fn matched(&mut self, join: &Join, side: Side) -> Result<Table<'s>> {
         if join.filter.is_some() {
             let met = self.pairs(join)?.map(move |(left, right)| side.of(left, right)).distinct_core::<i64>();
-            return Ok(self.table(side.of(&join.left, &join.right))?.map(|row| (row, ())).semijoin(met).map(|(row, ())| row));
+            return Ok(self
+                .table(side.of(&join.left, &join.right))?
+                .map(|row| (row, ()))
+                .semijoin(met)
+                .map(|(row, ())| row));
         }
         let nulls = if join.nulls_equal { Nulls::Stay } else { Nulls::Go };
         let (left_by, right_by): (Vec<Expression>, Vec<Expression>) = join.on.iter().cloned().unzip();

@@ -76,11 +76,7 @@ struct Look {
 
 type Updates = Vec<(Row, Tick, Diff)>;
 
-fn run<'s>(
-    events: Stream<'s, Tick, Batch>,
-    table: Keyed<'s>,
-    mut look: Look,
-) -> (Stream<'s, Tick, Batch>, Table<'s>) {
+fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) -> (Stream<'s, Tick, Batch>, Table<'s>) {
     let mut builder = OperatorBuilder::new("Lookup".into(), events.scope());
     let mut events_input = builder.new_input(events, Pipeline);
     let mut table_input = builder.new_input(table.inner.broadcast(), Pipeline);
@@ -186,9 +182,9 @@ impl Look {
             let both = self.pair(rows, &left, &right);
             let stage = Stage { filter: Some(filter.clone()), columns: Vec::new() };
             let done = stage.evaluate(&both).expect("columns of the plan");
-            failed.extend(done.failed.iter().map(|(pair, why)| {
-                (Fault::row("Lookup", why), at[left[*pair as usize] as usize], 1)
-            }));
+            failed.extend(
+                done.failed.iter().map(|(pair, why)| (Fault::row("Lookup", why), at[left[*pair as usize] as usize], 1)),
+            );
             left = done.rows.iter().map(|pair| left[*pair as usize]).collect();
             right = done.rows.iter().map(|pair| right[*pair as usize]).collect();
         }
@@ -205,7 +201,8 @@ impl Look {
     ) -> Option<RecordBatch> {
         let mut met = vec![false; rows.num_rows()];
         left.iter().for_each(|row| met[*row as usize] = true);
-        let chosen = |wanted: bool| all.iter().copied().filter(|row| met[*row as usize] == wanted).collect::<Vec<u32>>();
+        let chosen =
+            |wanted: bool| all.iter().copied().filter(|row| met[*row as usize] == wanted).collect::<Vec<u32>>();
         let columns = match self.kind {
             JoinType::LeftSemi | JoinType::RightSemi => {
                 left = chosen(true);
@@ -251,8 +248,7 @@ impl Look {
             true => events.into_iter().chain(table).collect(),
             false => table.into_iter().chain(events).collect(),
         };
-        let options =
-            datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(left.len()));
+        let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(left.len()));
         RecordBatch::try_new_with_options(self.both.clone(), columns, &options).expect("columns of the plan")
     }
 }

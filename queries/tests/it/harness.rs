@@ -106,12 +106,12 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
                 let (rows, faults) = (shared.clone(), shared.clone());
                 table
                     .inner
-                    .inspect(move |update| rows[place].lock().unwrap().rows.push(update.clone()))
+                    .inspect(move |update| rows[place].lock().expect("no worker panics").rows.push(update.clone()))
                     .probe_with(&probe);
                 builder
                     .faults()
                     .inner
-                    .inspect(move |update| faults[place].lock().unwrap().faults.push(update.clone()))
+                    .inspect(move |update| faults[place].lock().expect("no worker panics").faults.push(update.clone()))
                     .probe_with(&probe);
             }
         });
@@ -137,7 +137,7 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
     .expect("workers start");
     guards.join().into_iter().for_each(|ended| ended.expect("no worker panics"));
     let outputs = Arc::try_unwrap(outputs).expect("the workers have ended");
-    outputs.into_iter().map(|output| output.into_inner().unwrap()).collect()
+    outputs.into_iter().map(|output| output.into_inner().expect("no worker panics")).collect()
 }
 
 /// DataFusion's own answer over the tables' content at a tick.
@@ -162,9 +162,10 @@ pub fn texts(batches: &[RecordBatch]) -> Vec<String> {
     let mut rows = Vec::new();
     for batch in batches {
         let columns: Vec<Vec<String>> = batch.columns().iter().map(column).collect();
-        rows.extend((0..batch.num_rows()).map(|row| {
-            columns.iter().map(|column| column[row].as_str()).collect::<Vec<_>>().join(" | ")
-        }));
+        rows.extend(
+            (0..batch.num_rows())
+                .map(|row| columns.iter().map(|column| column[row].as_str()).collect::<Vec<_>>().join(" | ")),
+        );
     }
     rows.sort_unstable();
     rows
@@ -173,7 +174,10 @@ pub fn texts(batches: &[RecordBatch]) -> Vec<String> {
 fn column(values: &ArrayRef) -> Vec<String> {
     if *values.data_type() == DataType::Float64 {
         let values = values.as_primitive::<Float64Type>();
-        return values.iter().map(|value| value.map_or("null".into(), |value| format!("{:.9e}", value + 0.0))).collect();
+        return values
+            .iter()
+            .map(|value| value.map_or("null".into(), |value| format!("{:.9e}", value + 0.0)))
+            .collect();
     }
     let options = FormatOptions::default().with_null("null");
     let formatter = ArrayFormatter::try_new(values.as_ref(), &options).expect("a type that can be shown");
