@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod catalog;
+pub mod functions;
 pub mod history;
 pub mod live;
 pub mod plan;

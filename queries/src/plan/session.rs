@@ -118,16 +118,15 @@ pub fn session(inputs: &Inputs) -> Result<SessionContext> {
         .with_information_schema(false)
         .set_bool("datafusion.execution.enable_recursive_ctes", false)
         .set_bool("datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery", false);
-    let state = SessionStateBuilder::new_with_default_features()
-        .with_config(config)
-        .with_optimizer_rules(rules())
-        .build();
+    let state =
+        SessionStateBuilder::new_with_default_features().with_config(config).with_optimizer_rules(rules()).build();
     let context = SessionContext::new_with_state(state);
     for name in FORBIDDEN {
         context.deregister_udf(name);
         context.deregister_udtf(name);
     }
     context.register_udf(now());
+    crate::functions::functions().into_iter().for_each(|function| context.register_udf(function));
     for (name, (schema, _)) in &inputs.names {
         context.register_table(name.as_str(), Arc::new(EmptyTable::new(schema.clone())))?;
     }
