@@ -28,8 +28,8 @@ use datafusion::physical_expr::window::WindowExpr;
 pub use bounds::bounded;
 pub use lower::lower;
 pub use refuse::{refusal, unknown_name};
-pub use share::{renamed, shareable, substitute};
 pub use session::{Inputs, plan_sql, session};
+pub use share::{renamed, shareable, substitute};
 
 /// An expression over the columns of a node.
 pub type Expression = Arc<dyn PhysicalExpr>;
@@ -274,7 +274,7 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
             format!("top {} {partition:?} {order:?} {skip} {fetch}", input.id.0)
         }
         Op::Window { input, partition, order, functions } => {
-            let told: Vec<String> = functions.iter().map(|function| window::told(function)).collect();
+            let told: Vec<String> = functions.iter().map(window::told).collect();
             format!("window {} {partition:?} {order:?} {told:?}", input.id.0)
         }
         Op::Union(inputs) => format!("union {:?}", inputs.iter().map(|input| input.id.0).collect::<Vec<_>>()),
