@@ -7,6 +7,7 @@ pub mod history;
 pub mod live;
 pub mod plan;
 pub mod render;
+pub mod trial;
 
 pub use answer::Answer;
 pub use history::History;
