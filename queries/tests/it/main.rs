@@ -5,3 +5,4 @@
 mod generate;
 mod harness;
 mod incremental;
+mod trials;
