@@ -22,5 +22,6 @@ mod reference;
 mod rows;
 mod service_smoke;
 mod services;
+mod sql;
 mod tidy;
 mod traces;
