@@ -118,6 +118,7 @@ pub fn describe() {
     sources::metrics::describe();
     sinks::metrics::describe();
     sinks::edge::metrics::describe();
+    queries::metrics::describe();
     crate::metrics::describe();
 }
 

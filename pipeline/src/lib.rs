@@ -9,6 +9,7 @@ pub mod logging;
 pub mod metrics;
 pub mod origin;
 mod pace;
+pub mod reads;
 pub mod reference;
 pub mod run;
 pub mod streams;

@@ -1,6 +1,7 @@
 //! The program's own log lines on standard error, and the end of the process at a panic.
 //!
-//! Invariant: a panic in any thread ends the whole process with a message; there is no half-dead process.
+//! Invariant: a panic in any thread ends the whole process with a message, but where a net is under it; there is no half-dead
+//! process.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::panic::PanicHookInfo;
@@ -73,11 +74,16 @@ fn end() -> ! {
 }
 
 /// From now on a panic of any thread is logged and ends the process (SIGABRT, 134 to a shell) within two seconds; but not
-/// one that a decoder's net catches, which becomes a dead letter.
+/// one that a decoder's net catches, which becomes a dead letter, nor one of a thread that answers questions, where it ends a
+/// question or a connection.
 pub fn end_process_at_panic() {
     std::panic::set_hook(Box::new(|panic| {
         if sources::codec::is_guarded() {
             report(panic, "the record is refused");
+            return;
+        }
+        if queries::is_guarded() {
+            report(panic, "the question, or its connection, is given up");
             return;
         }
         // Writing the message may hang on a standard error that nobody reads.

@@ -6,6 +6,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::ArrayWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
+use operators::time::Tick;
 
 /// Rows with their columns.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Answer {
     pub batches: Vec<RecordBatch>,
     /// Whether rows were left out because there were too many.
     pub truncated: bool,
+    /// Tick as of which the rows stand, where they have one in common: all live views that the question read.
+    pub as_of: Option<Tick>,
 }
 
 impl Answer {

@@ -7,6 +7,7 @@ mod engine;
 mod export;
 mod keep;
 mod port;
+mod relations;
 mod subscribe;
 mod worker;
 

@@ -175,6 +175,7 @@ fn fits(kind: Kind, text: &str) -> bool {
         Kind::Any | Kind::Secret => true,
         Kind::NotEmpty | Kind::Path => !text.trim().is_empty(),
         Kind::Address => text.parse::<std::net::SocketAddr>().is_ok(),
+        Kind::AddressOrNone => text.is_empty() || text.parse::<std::net::SocketAddr>().is_ok(),
         Kind::Addresses => text.split(',').all(|one| address(one.trim()).is_some_and(|port| port > 0)),
         Kind::HttpUrl => text.starts_with("http://") && url(text) && !text.contains(['@', '?', '#']),
         Kind::RedisUrl => text.starts_with("redis://") && url(text) && database(text),
@@ -305,6 +306,7 @@ mod tests {
         let (good, bad) =
             (["127.0.0.1:0", "[::1]:8080", "0.0.0.0:65535"], ["localhost:80", "127.0.0.1", "::1:80", ":1"]);
         all(Kind::Address, &good, &bad);
+        all(Kind::AddressOrNone, &["", "127.0.0.1:0", "[::1]:5433"], &[" ", "localhost:80", "none"]);
         let bad = ["", "h", "h:", ":1", "h:70000", "h:-1", "h:+1", "::1:80", "http://h:1", "a:1,", "a:0"];
         all(Kind::Addresses, &["h:1", "127.0.0.1:1", "[::1]:8080", "a-b.c:65535", "a:1, b:2"], &bad);
         let bad = ["h:1", "redis://u:p@h:1", "redis://", "redis://h:1/x", "redis://h:1/0/1", "http://h", "redis://h h"];

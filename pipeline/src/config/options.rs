@@ -49,6 +49,8 @@ pub struct Config {
     pub history: queries::history::Options,
     /// Derived streams.
     pub sql: Sql,
+    /// Reading live views.
+    pub reads: Reads,
     /// Current state in Redis.
     pub redis: Redis,
     /// History in ClickHouse.
@@ -336,6 +338,19 @@ impl Topics {
             Stream::Tariff => &self.tariff,
         }
     }
+}
+
+/// Section `reads`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Reads {
+    /// Address that Postgres clients connect to; empty for none.
+    pub postgres_listen: String,
+    /// What Postgres clients may take.
+    #[serde(flatten)]
+    pub wire: queries::reads::wire::Options,
+    /// What reading may take.
+    #[serde(flatten)]
+    pub options: queries::reads::Options,
 }
 
 /// Section `redis`.

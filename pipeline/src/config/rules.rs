@@ -72,6 +72,12 @@ pub const RULES: &[Together] = &[
         help: "each WebSocket is a TCP connection: raise http_connections_max, with room for pages and snapshots",
     },
     Together {
+        name: "reads_reachable",
+        keys: &["reads.postgres_listen", "reads.password"],
+        broken: reads_reachable,
+        help: "listen on 127.0.0.1, or set reads.password = \"${NAME}\"; what is read goes over the network as it is",
+    },
+    Together {
         name: "body_above_held",
         keys: &["ingest.body_bytes_max", "ingest.held_bytes_max"],
         broken: |c| {
@@ -152,6 +158,13 @@ fn edge_reachable(c: &Config) -> Option<String> {
             "edge.listen = {addr} is reached by other machines, and there are no rights yet: all would see all vehicles"
         )
     })
+}
+
+fn reads_reachable(c: &Config) -> Option<String> {
+    // What is no address is told as such.
+    let addr: SocketAddr = c.reads.postgres_listen.parse().ok()?;
+    let refused = queries::reads::wire::may_listen(addr, &c.reads.wire.password).err()?;
+    Some(format!("reads.postgres_listen = {}", refused.message))
 }
 
 fn topic_used_twice(c: &Config) -> Option<String> {

@@ -35,6 +35,8 @@ pub enum Kind {
     NotEmpty,
     /// An IP address and a port to listen on.
     Address,
+    /// The same, or nothing.
+    AddressOrNone,
     /// `host:port`, several separated by commas.
     Addresses,
     /// `http://host:port`.
@@ -76,6 +78,7 @@ impl Rule {
                 "" => Kind::Any,
                 "not empty" => Kind::NotEmpty,
                 "address" => Kind::Address,
+                "address or empty" => Kind::AddressOrNone,
                 "addresses" => Kind::Addresses,
                 "http url" => Kind::HttpUrl,
                 "redis url" => Kind::RedisUrl,
@@ -110,6 +113,7 @@ impl fmt::Display for Rule {
                 Kind::Any => "a text",
                 Kind::NotEmpty => "a text that is not empty",
                 Kind::Address => "an IP address and a port like \"127.0.0.1:8080\", the port 0 to 65535",
+                Kind::AddressOrNone => "an IP address and a port like \"127.0.0.1:5433\", or nothing",
                 Kind::Addresses => "addresses like \"kafka-1:9092,kafka-2:9092\", the ports 1 to 65535",
                 Kind::HttpUrl => "a URL like \"http://host:8123\", without user and parameters",
                 Kind::RedisUrl => "a URL like \"redis://user@host:6379/0\", without a password",

@@ -167,6 +167,7 @@ fn settings_that_contradict_each_other() {
         ("[time]\ntick_ms = 600\n", "tick_above_window"),
         ("[window]\nemit_ms = 20\n[time]\ntick_ms = 50\n", "tick_above_emit"),
         ("[edge]\nlisten = \"0.0.0.0:8080\"\n", "edge_reachable"),
+        ("[reads]\npostgres_listen = \"0.0.0.0:5433\"\n", "reads_reachable"),
         ("[edge]\nconnections_max = 20000\n", "edge_connections"),
         ("[ingest]\nbody_bytes_max = 1000000000\n", "body_above_held"),
         ("[sinks.live]\nretry_ms_max = 50\n", "live_retry"),

@@ -17,6 +17,7 @@ mod live_client;
 mod main_job;
 mod production;
 mod program;
+mod reads;
 mod redis_sink;
 mod reference;
 mod rows;

@@ -12,6 +12,7 @@ pub mod browser;
 pub mod clickhouse;
 pub mod http;
 pub mod kafka;
+pub mod psql;
 pub mod redis;
 pub mod server;
 

@@ -4,7 +4,7 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     CreateTableOptions, CreateView, Expr, ObjectName, SqlOption, Statement as Sql, Value, visit_relations,
 };
@@ -49,12 +49,7 @@ const HINT: &str = "a file holds one statement: CREATE MATERIALIZED VIEW name WI
 /// # Errors
 /// The text is none.
 pub fn parse(text: &str) -> Result<Declaration, Refusal> {
-    crate::history::bearable(text)?;
-    let mut statements = DFParserBuilder::new(text)
-        .with_dialect(&GenericDialect {})
-        .build()
-        .and_then(|mut parser| parser.parse_statements())
-        .map_err(|why| plan::refusal(&why, &[]))?;
+    let mut statements = crate::question::statement::parse(text, &GenericDialect {})?;
     match (statements.pop_front(), statements.pop_front()) {
         (None, _) => Err(Refusal::new("sql_syntax", "there is no statement in the text").hint(HINT)),
         (Some(_), Some(_)) => {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use operators::error::Refusal;
 use operators::history_file::{self, Name};
 
-use super::refuse;
+use crate::question::refuse;
 
 /// First and last bytes of a Parquet file.
 const MAGIC: [u8; 4] = *b"PAR1";

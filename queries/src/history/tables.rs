@@ -17,7 +17,8 @@ use operators::batch::INTERNAL;
 use operators::error::{self, Refusal};
 use operators::record::output;
 
-use super::{files, refuse};
+use super::files;
+use crate::question::refuse;
 
 /// A table of the history.
 #[derive(Clone, Copy, Debug)]
@@ -101,8 +102,8 @@ fn columns(written: &SchemaRef) -> SchemaRef {
 }
 
 /// Their names, for messages.
-pub fn names() -> String {
-    TABLES.map(|table| table.name).join(", ")
+pub fn names() -> Vec<String> {
+    TABLES.iter().map(|table| table.name.to_owned()).collect()
 }
 
 /// Makes all tables known to the session.
@@ -111,7 +112,7 @@ pub async fn register(context: &SessionContext, directory: &Path) -> Result<(), 
     // Reads from the disk, which must not hold up a thread of the runtime.
     let look = move || directories.iter().map(|directory| files::current(directory)).collect::<Result<Vec<_>, _>>();
     let found = tokio::task::spawn_blocking(look).await.map_err(|e| refuse::unreadable(&e.to_string()))??;
-    make_known(context, &found).await.map_err(|e| refuse::refusal(&e))
+    make_known(context, &found).await.map_err(|e| refuse::refusal(&e, &names()))
 }
 
 async fn make_known(context: &SessionContext, found: &[Vec<PathBuf>]) -> Result<(), DataFusionError> {

@@ -226,7 +226,11 @@ async fn mistakes_are_named() {
         ("SELECT 1; SELECT 2", "sql_syntax", "more than one"),
         ("SELEC 1", "sql_syntax", "SELEC"),
         ("SELECT 'open", "sql_syntax", "Unterminated"),
-        ("SELECT devise_id FROM telemetry_history", "sql_unknown_column", "devise_id; there are altitude_m"),
+        (
+            "SELECT devise_id FROM telemetry_history",
+            "sql_unknown_column",
+            "devise_id; did you mean device_id? there are altitude_m",
+        ),
         ("SELECT nope(ts) FROM telemetry_history", "sql_unknown_function", "nope"),
         ("SELECT ts, count(*) FROM telemetry_history", "sql_invalid", "ts"),
         ("SELECT * FROM telemetry_history WHERE count(*) > 1", "sql_invalid", "HAVING"),

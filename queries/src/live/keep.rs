@@ -62,15 +62,18 @@ pub struct Content {
     pub rows: Vec<Row>,
 }
 
+/// Rows of one batch of a content.
+const BATCH_ROWS: usize = 4_096;
+
 impl Content {
-    /// The rows as columns.
+    /// The rows as columns, a few thousand at a time.
     ///
     /// # Panics
     /// If rows and schema are not of one stream.
     #[must_use]
-    pub fn batch(&self) -> RecordBatch {
+    pub fn batches(&self) -> Vec<RecordBatch> {
         let codec = Codec::new(self.schema.clone()).expect("a schema of rows");
-        codec.decode(&self.rows).expect("rows of the schema")
+        self.rows.chunks(BATCH_ROWS).map(|rows| codec.decode(rows).expect("rows of the schema")).collect()
     }
 }
 

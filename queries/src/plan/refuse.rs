@@ -23,7 +23,7 @@ pub fn refusal(error: &DataFusionError, names: &[&str]) -> Refusal {
                     Refusal::new("sql_nondeterministic", format!("{name}() is another one each time it is asked"))
                         .hint("now() is the tick; compare it in WHERE")
                 }
-                _ => crate::history::refusal(error),
+                _ => crate::question::refuse::refusal(error, &[]),
             }
         }
         DataFusionError::Plan(why) if why.starts_with("table function '") => {
@@ -36,9 +36,9 @@ pub fn refusal(error: &DataFusionError, names: &[&str]) -> Refusal {
                 known.dedup();
                 unknown_name("column", field.name(), &known)
             }
-            _ => crate::history::refusal(error),
+            _ => crate::question::refuse::refusal(error, &[]),
         },
-        _ => crate::history::refusal(error),
+        _ => crate::question::refuse::refusal(error, &[]),
     }
 }
 

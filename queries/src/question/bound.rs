@@ -31,7 +31,7 @@ pub fn bound(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, Ref
         }
         Ok(TreeNodeRecursion::Continue)
     });
-    checked.map_err(|e| refuse::refusal(&e))?;
+    checked.map_err(|e| refuse::refusal(&e, &[]))?;
     if let Some(why) = refused {
         return Err(Refusal::new("sql_too_complex", why)
             .hint("join on an equality (a.device_id = b.device_id), or aggregate one side first"));
@@ -42,7 +42,7 @@ pub fn bound(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, Ref
         let yielding = |node| Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>);
         Ok(if multiplies { yielding(node) } else { Transformed::no(node) })
     });
-    yielding.map(|plan| plan.data).map_err(|e| refuse::refusal(&e))
+    yielding.map(|plan| plan.data).map_err(|e| refuse::refusal(&e, &[]))
 }
 
 fn too_many_pairs(join: &Arc<dyn ExecutionPlan>) -> Option<String> {

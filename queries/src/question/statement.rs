@@ -2,56 +2,63 @@
 //!
 //! Invariant: nothing that is not a query is planned, so nothing can be created, changed, copied or set.
 
+use std::collections::VecDeque;
+
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as Sql;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use operators::error::{Refusal, excerpt};
 
 use super::{SQL_BYTES_MAX, SQL_TOKENS_MAX, refuse};
 
-/// Whether the text is of bearable length.
-pub fn bearable(sql: &str) -> Result<(), Refusal> {
+/// The statements of a text of bearable length.
+pub fn parse(sql: &str, dialect: &dyn Dialect) -> Result<VecDeque<Statement>, Refusal> {
     if sql.len() > SQL_BYTES_MAX {
         let message = format!("the text has {} bytes, the limit is {SQL_BYTES_MAX}", sql.len());
         return Err(Refusal::new("sql_too_complex", message));
     }
     // What is no token is told by the parser, with its place.
-    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().unwrap_or_default();
+    let tokens = Tokenizer::new(dialect, sql).tokenize().unwrap_or_default();
     let tokens = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).count();
     if tokens > SQL_TOKENS_MAX {
         let message = format!("the text has {tokens} words and signs, the limit is {SQL_TOKENS_MAX}");
         return Err(Refusal::new("sql_too_complex", message));
     }
-    Ok(())
-}
-
-/// Whether the text is one query of bearable length.
-pub fn check(sql: &str) -> Result<(), Refusal> {
-    bearable(sql)?;
-    let mut statements = DFParserBuilder::new(sql)
-        .with_dialect(&GenericDialect {})
+    DFParserBuilder::new(sql)
+        .with_dialect(dialect)
         .build()
         .and_then(|mut parser| parser.parse_statements())
-        .map_err(|e| refuse::refusal(&e))?;
+        .map_err(|e| refuse::refusal(&e, &[]))
+}
+
+/// The one query that the text is.
+pub fn query(sql: &str, dialect: &dyn Dialect) -> Result<Statement, Refusal> {
+    let mut statements = parse(sql, dialect)?;
     match (statements.pop_front(), statements.pop_front()) {
         (None, _) => Err(Refusal::new("sql_syntax", "there is no statement in the text").hint(HINT)),
         (Some(_), Some(_)) => {
             Err(Refusal::new("sql_syntax", "there is more than one statement in the text").hint(HINT))
         }
-        (Some(Statement::Statement(statement)), None) if matches!(*statement, Sql::Query(_)) => Ok(()),
+        (Some(statement), None) if is_query(&statement) => Ok(statement),
         (Some(other), None) => Err(not_allowed(name(&other))),
     }
+}
+
+/// Whether the statement asks.
+pub fn is_query(statement: &Statement) -> bool {
+    matches!(statement, Statement::Statement(statement) if matches!(**statement, Sql::Query(_)))
 }
 
 const HINT: &str = "ask one question: SELECT … or WITH … SELECT …";
 
 /// The refusal of anything but a query. `what` is its name.
 pub fn not_allowed(what: &str) -> Refusal {
-    Refusal::new("sql_statement_not_allowed", excerpt(what)).hint("history is only read: SELECT … or WITH … SELECT …")
+    Refusal::new("sql_statement_not_allowed", excerpt(what)).hint("here is only read: SELECT … or WITH … SELECT …")
 }
 
-fn name(statement: &Statement) -> &'static str {
+/// What the statement is called.
+pub fn name(statement: &Statement) -> &'static str {
     match statement {
         Statement::CreateExternalTable(_) => "CREATE EXTERNAL TABLE",
         Statement::CopyTo(_) => "COPY",

@@ -6,15 +6,18 @@ use datafusion::object_store;
 use datafusion::sql::sqlparser::parser::ParserError;
 use operators::error::Refusal;
 
-use super::tables;
-
 /// Code of [`changed`].
 pub const CHANGED: &str = "history_changed";
 /// Longest message that is passed on, in characters: a plan in full helps nobody.
 const MESSAGE_CHARS_MAX: usize = 400;
 
-/// The error as a refusal.
-pub fn refusal(error: &DataFusionError) -> Refusal {
+/// Catalog of the live views, with the dot behind it.
+const CATALOG_DOT: &str = "haulstream.";
+/// How alike a name and a known one have to be for the latter to be suggested, from 0 to 1.
+const LIKENESS_MIN: f64 = 0.6;
+
+/// The error as a refusal. `tables` are those that there are.
+pub fn refusal(error: &DataFusionError, tables: &[String]) -> Refusal {
     match error.find_root() {
         DataFusionError::SQL(error, _) => syntax(error),
         DataFusionError::SchemaError(error, _) => column(error),
@@ -24,9 +27,7 @@ pub fn refusal(error: &DataFusionError) -> Refusal {
         DataFusionError::ObjectStore(why) => unreadable(&why.to_string()),
         DataFusionError::IoError(why) => unreadable(&why.to_string()),
         DataFusionError::Plan(why) if why.starts_with("table '") => {
-            let name = why.split('\'').nth(1).unwrap_or_default();
-            let message = format!("there is no table {}; there are {}", shorten(last_part(name)), tables::names());
-            Refusal::new("sql_unknown_table", message)
+            unknown_table(last_part(why.split('\'').nth(1).unwrap_or_default()), tables)
         }
         DataFusionError::Plan(why) if why.starts_with("Invalid function") => {
             Refusal::new("sql_unknown_function", shorten(why))
@@ -35,6 +36,22 @@ pub fn refusal(error: &DataFusionError) -> Refusal {
         DataFusionError::NotImplemented(why) => Refusal::new("sql_invalid", shorten(why)),
         other => Refusal::new("sql_failed", shorten(&other.strip_backtrace())),
     }
+}
+
+/// The refusal of a table that there is not.
+pub fn unknown_table(name: &str, tables: &[String]) -> Refusal {
+    let known = if tables.is_empty() { "there is none".to_owned() } else { format!("there are {}", tables.join(", ")) };
+    let message = format!("there is no table {}; {}{known}", shorten(name), meant(name, tables));
+    Refusal::new("sql_unknown_table", shorten(&message))
+}
+
+/// Asks whether the most alike of the known names was meant, if one is alike.
+fn meant<T: AsRef<str>>(name: &str, known: &[T]) -> String {
+    let name = name.to_lowercase();
+    let alike = |known: &str| strsim::normalized_damerau_levenshtein(&name, &known.to_lowercase());
+    let names = known.iter().map(AsRef::as_ref).map(|known| (alike(known), known));
+    let best = names.filter(|(likeness, _)| *likeness >= LIKENESS_MIN).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.map(|(_, known)| format!("did you mean {known}? ")).unwrap_or_default()
 }
 
 /// The refusal of what would take too much.
@@ -75,7 +92,8 @@ fn column(error: &SchemaError) -> Refusal {
             // What only few ask for stands last.
             known.sort_unstable_by_key(|name| (name.starts_with("__"), *name));
             known.dedup();
-            let message = format!("there is no column {}; there are {}", shorten(&field.name), known.join(", "));
+            let (name, meant) = (shorten(&field.name), meant(&field.name, &known));
+            let message = format!("there is no column {name}; {meant}there are {}", known.join(", "));
             Refusal::new("sql_unknown_column", shorten(&message))
         }
         SchemaError::AmbiguousReference { field } => {
@@ -87,7 +105,9 @@ fn column(error: &SchemaError) -> Refusal {
 }
 
 fn last_part(name: &str) -> &str {
-    name.strip_prefix("datafusion.public.").unwrap_or(name)
+    // A name in full is CATALOG.SCHEMA.NAME; of these a question needs the first never, and the second mostly not.
+    let own = ["datafusion.", CATALOG_DOT].iter().find_map(|catalog| name.strip_prefix(catalog)).unwrap_or(name);
+    own.strip_prefix("public.").unwrap_or(own)
 }
 
 fn shorten(text: &str) -> String {

@@ -23,8 +23,8 @@ const FORBIDDEN: [&str; 9] = [
     "range",
 ];
 
-/// A session that knows no table yet.
-pub fn session(options: &Options) -> Result<SessionContext, DataFusionError> {
+/// A session of this catalog that knows no table yet.
+pub(crate) fn session(options: &Options, catalog: &str) -> Result<SessionContext, DataFusionError> {
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(options.memory_bytes_max)))
         // A question leaves nothing on the disk: what does not fit into its memory is refused.
@@ -32,6 +32,7 @@ pub fn session(options: &Options) -> Result<SessionContext, DataFusionError> {
         .build_arc()?;
     let config = SessionConfig::new()
         .with_target_partitions(options.threads)
+        .with_default_catalog_and_schema(catalog, "public")
         .with_information_schema(false)
         // Nothing says that one ends, and it can't be stopped.
         .set_bool("datafusion.execution.enable_recursive_ctes", false);
