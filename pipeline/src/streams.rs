@@ -155,7 +155,7 @@ fn changed(codec: &Codec, tick: Tick, changes: &[(Row, Diff)]) -> String {
 
 fn rows(codec: &Codec, rows: &[Row]) -> Value {
     let batch = codec.decode(rows).expect("rows of the stream");
-    let answer = Answer { schema: codec.schema().clone(), batches: vec![batch], truncated: false };
+    let answer = Answer { schema: codec.schema().clone(), batches: vec![batch], truncated: false, as_of: None };
     let text = answer.to_json().unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }

@@ -26,6 +26,7 @@ use datafusion::common::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
+use operators::row::Codec;
 
 pub use bounds::bounded;
 pub use lower::lower;
@@ -252,11 +253,21 @@ pub(crate) fn types(schema: &Schema) -> Vec<DataType> {
     schema.fields().iter().map(|field| field.data_type().clone()).collect()
 }
 
+/// All values of a batch: its `Debug` leaves out those in the middle of a long one.
+fn whole(rows: &RecordBatch) -> String {
+    let codec = Codec::new(canonical(&types(&rows.schema())));
+    let encoded = codec.and_then(|codec| codec.encode(rows.columns(), rows.num_rows()));
+    encoded.map_or_else(
+        |_| format!("{rows:?}"),
+        |rows| rows.iter().map(|row| format!("{:?} ", row.bytes())).collect::<String>(),
+    )
+}
+
 /// The hash of the operator, with its inputs by their ids.
 fn identify(op: &Op, schema: &SchemaRef) -> Id {
     let what = match op {
         Op::Get(name) => format!("get {name}"),
-        Op::Constant(rows) => format!("constant {rows:?}"),
+        Op::Constant(rows) => format!("constant {}", whole(rows)),
         Op::Map { input, filter, project } => format!("map {:?} {filter:?} {project:?}", input.id.0),
         Op::Join(join) => {
             let Join { left, right, on, filter, kind, nulls_equal, null_aware } = join;

@@ -18,6 +18,7 @@ mod window;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::arrow::compute::SortOptions;
 use datafusion::error::{DataFusionError, Result};
 use differential_dataflow::VecCollection;
 use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
@@ -95,12 +96,12 @@ impl<'s> Builder<'s> {
             Op::Reduce { input, keys, aggregates, retention } => self.reduce(input, *keys, aggregates, *retention)?,
             Op::TopK { input, partition, order, skip, fetch } => {
                 let top = top::Top::new(input, order, *skip, *fetch)?;
-                let keyed = self.keyed(input, partition, map::Nulls::Stay)?;
+                let keyed = self.keyed_in_order(input, partition, order)?;
                 self.group(keyed, "TopK", top)
             }
             Op::Window { input, partition, order, functions } => {
                 let windows = window::Windows::new(node, input, order, functions)?;
-                let keyed = self.keyed(input, partition, map::Nulls::Stay)?;
+                let keyed = self.keyed_in_order(input, partition, order)?;
                 self.group(keyed, "Window", windows)
             }
             Op::Union(inputs) => return self.union(inputs),
@@ -140,8 +141,29 @@ impl<'s> Builder<'s> {
 
     /// The node's rows by these expressions.
     pub(crate) fn keyed(&mut self, node: &Arc<Node>, by: &[Expression], nulls: map::Nulls) -> Result<Keyed<'s>> {
+        self.keyed_checked(node, by, &[], nulls)
+    }
+
+    /// The same, but for rows whose place in this order cannot be computed.
+    fn keyed_in_order(
+        &mut self,
+        node: &Arc<Node>,
+        by: &[Expression],
+        order: &[(Expression, SortOptions)],
+    ) -> Result<Keyed<'s>> {
+        let order: Vec<Expression> = order.iter().map(|(by, _)| by.clone()).collect();
+        self.keyed_checked(node, by, &order, map::Nulls::Stay)
+    }
+
+    fn keyed_checked(
+        &mut self,
+        node: &Arc<Node>,
+        by: &[Expression],
+        checks: &[Expression],
+        nulls: map::Nulls,
+    ) -> Result<Keyed<'s>> {
         let table = self.table(node)?;
-        let (keyed, faults) = map::keyed(table, &node.schema, by, nulls)?;
+        let (keyed, faults) = map::keyed(table, &node.schema, by, checks, nulls)?;
         self.faults.push(faults);
         Ok(keyed)
     }

@@ -42,11 +42,11 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let gate = sources::listen::routes(inputs.gate(&config)?);
     let streams = Streams::start(&config)?;
     let mut extra = admin::routes(readiness.clone(), figures).or(gate).unify().boxed();
-    let mut serving = None;
+    let mut readers = None;
     if let Some(streams) = &streams {
-        let reads = crate::reads::serve(streams.engine(), &config.reads).map_err(|why| why.to_string())?;
+        let reads = streams.serve(&config.reads)?;
         extra = extra.or(streams.routes(&config)).unify().or(reads.routes()).unify().boxed();
-        serving = Some(reads);
+        readers = Some(reads);
     }
     let addr: SocketAddr =
         config.edge.listen.parse().map_err(|_| format!("edge.listen {} is not an address", config.edge.listen))?;
@@ -75,7 +75,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     }
     let left = outputs.drain(Duration::from_millis(config.run.drain_ms_max)).await;
     stop_server.send_replace(true);
-    drop(serving);
+    drop(readers);
     // It has a limit of its own for clients that do not take their leave.
     let _ = serving.await;
     if left > 0 {

@@ -6,12 +6,13 @@ use std::thread::JoinHandle;
 
 use queries::catalog::Catalog;
 use queries::live::{Engine, Options};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::reads::{self, Serving};
 use crate::streams;
 
 /// The running engine.
@@ -53,6 +54,18 @@ impl Streams {
         let near = config.edge.listen.parse::<std::net::SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback());
         let all = streams::routes(self.engine.clone());
         if near { all } else { warp::get().and(all).boxed() }
+    }
+
+    /// Serves readers. A port that somebody else has costs the Postgres clients, not the process.
+    ///
+    /// # Errors
+    /// Threads cannot be started.
+    pub fn serve(&self, options: &config::Reads) -> Result<Serving, String> {
+        reads::serve(self.engine(), options).or_else(|why| {
+            error!(%why, "Postgres clients are not served");
+            let without = config::Reads { postgres_listen: String::new(), ..options.clone() };
+            reads::serve(self.engine(), &without).map_err(|why| why.to_string())
+        })
     }
 
     /// Takes streams down that hold too much.

@@ -25,4 +25,5 @@ mod service_smoke;
 mod services;
 mod sql;
 mod tidy;
+mod streams;
 mod traces;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
@@ -48,7 +49,14 @@ fn group(aggregate: &Logical, by: &[Expr], input: &Arc<Node>, scope: &Scope<'_>)
         let lowered = LoweredAggregateBuilder::new(&placed, places, places.as_arrow(), &props, &context).build()?;
         kinds.push(lowered.aggregate.field().data_type().clone());
         let arguments: Vec<usize> = lowered.aggregate.expressions().into_iter().map(&mut put).collect();
-        let order = lowered.order_bys.iter().map(|by| (put(by.expr.clone()), by.options)).collect();
+        let mut order: Vec<(usize, SortOptions)> = Vec::new();
+        for by in &lowered.order_bys {
+            let column = put(by.expr.clone());
+            // Named again it orders nothing, and the library's accumulators do not expect it.
+            if order.iter().all(|(known, _)| *known != column) {
+                order.push((column, by.options));
+            }
+        }
         let filter = lowered.filter.map(&mut put);
         aggregates.push(Aggregate { function: lowered.aggregate, arguments, order, filter });
     }

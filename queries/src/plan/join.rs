@@ -21,7 +21,7 @@ pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
     let names = join.left.schema().join(join.right.schema())?;
     let both_schema = canonical(&both);
     let filter = join.filter.as_ref().map(|filter| Scope::over(&names, &both_schema)?.express(filter)).transpose()?;
-    if on.is_empty() && !cheap(&left) && !cheap(&right) {
+    if on.is_empty() && !cheap(&left) && !cheap(&right) && !whether_any(join) {
         return Err(refused(
             "a join without an equality compares every row with every other; add an equality of columns to ON",
         ));
@@ -51,6 +51,13 @@ pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
         null_aware: join.null_aware,
     };
     Ok(Node::new(Op::Join(op), &kinds, kind, append_only, rows_max))
+}
+
+/// EXISTS of a query that does not depend on the row: no row is compared with another.
+fn whether_any(join: &Logical) -> bool {
+    use JoinType::{LeftAnti, LeftMark, LeftSemi, RightAnti, RightMark, RightSemi};
+    join.filter.is_none()
+        && matches!(join.join_type, LeftSemi | LeftAnti | LeftMark | RightSemi | RightAnti | RightMark)
 }
 
 /// Few rows enough to be compared with all others.

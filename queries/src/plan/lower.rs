@@ -192,7 +192,7 @@ fn union(union: &Union, inputs: &Inputs) -> Result<Arc<Node>> {
     let events = parts.iter().all(|part| part.kind == Kind::Events);
     let kind = if events { Kind::Events } else { Kind::Table };
     let append_only = parts.iter().all(|part| part.append_only);
-    let rows_max = parts.iter().map(|part| part.rows_max).sum();
+    let rows_max = parts.iter().try_fold(0usize, |all, part| Some(all.saturating_add(part.rows_max?)));
     Ok(Node::new(Op::Union(parts), &wanted, kind, append_only, rows_max))
 }
 
@@ -231,8 +231,10 @@ fn top(sort: &Sort, skip: usize, fetch: usize, inputs: &Inputs) -> Result<Arc<No
     let input = lower(&sort.input, inputs)?;
     let order = Scope::new(sort.input.schema(), &input)?.order(&sort.expr)?;
     let types = types(&input.schema);
+    let rows_max = Some(fetch).filter(|fetch| *fetch < usize::MAX);
+    let rows_max = input.rows_max.map_or(rows_max, |rows| Some(rows.min(fetch)));
     let op = Op::TopK { input, partition: Vec::new(), order, skip, fetch };
-    Ok(Node::new(op, &types, Kind::Table, false, Some(fetch)))
+    Ok(Node::new(op, &types, Kind::Table, false, rows_max))
 }
 
 fn nothing(empty: &EmptyRelation) -> Result<Arc<Node>> {

@@ -32,8 +32,9 @@ pub fn window(window: &Window, inputs: &Inputs) -> Result<Arc<Node>> {
     for expr in &window.window_expr {
         refuse_now(expr)?;
         let placed = scope.placed(&unalias(expr))?;
-        let name = placed.schema_name().to_string();
         let props = ExecutionProps::new();
+        // The name is all that tells of a function and of the arguments that are no columns, as the offset of lag.
+        let name = placed.to_string();
         let function = create_window_expr_with_name(&placed, name, scope.places(), &props, &Default::default())?;
         kinds.push(function.field()?.data_type().clone());
         functions.push(function);

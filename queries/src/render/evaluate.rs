@@ -60,6 +60,9 @@ impl Stage {
         failed: &mut Vec<(u32, String)>,
     ) {
         let rows = batch.num_rows();
+        if rows == 0 {
+            return;
+        }
         match self.try_all(batch) {
             Ok((columns, kept)) => {
                 let kept: Vec<u32> = match kept {
@@ -85,6 +88,10 @@ impl Stage {
         let chosen = chosen.as_boolean();
         let kept: Vec<u32> =
             (0..chosen.len()).filter(|row| chosen.is_valid(*row) && chosen.value(*row)).map(|row| row as u32).collect();
+        // Over no rows at all an expression without columns fails as ever.
+        if kept.is_empty() {
+            return Ok((Vec::new(), Some(kept)));
+        }
         let left = if kept.len() == batch.num_rows() { batch.clone() } else { filter_record_batch(batch, chosen)? };
         Ok((all(&self.columns, &left)?, Some(kept)))
     }

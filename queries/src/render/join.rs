@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use datafusion::common::JoinType;
 use datafusion::error::Result;
-use operators::row::{Codec, Row};
+use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
 
 use super::map::{self, Nulls};
-use super::{Builder, Keyed, Rendered, Table, lookup};
+use super::{Builder, Index, Keyed, Rendered, Table, lookup};
 use crate::plan::{Expression, Join, Kind, Node, canonical, types};
 
 impl<'s> Builder<'s> {
@@ -56,16 +57,43 @@ impl<'s> Builder<'s> {
 
     /// Pairs of rows that meet.
     fn pairs(&mut self, join: &Join) -> Result<Keyed<'s>> {
-        let nulls = if join.nulls_equal { Nulls::Stay } else { Nulls::Go };
-        let (left_by, right_by): (Vec<Expression>, Vec<Expression>) = join.on.iter().cloned().unzip();
-        let left = self.index(&join.left, &left_by, nulls)?;
-        let right = self.index(&join.right, &right_by, nulls)?;
+        let (left, right) = self.sides(join)?;
         let pairs = left.join_core(right, |_, left, right| Some((left.clone(), right.clone())));
         let Some(filter) = &join.filter else { return Ok(pairs) };
         let kinds: Vec<_> = types(&join.left.schema).into_iter().chain(types(&join.right.schema)).collect();
         let (pairs, faults) = map::pairs(pairs, Codec::new(canonical(&kinds))?, filter.clone());
         self.faults.push(faults);
         Ok(pairs)
+    }
+
+    /// Both sides by the key of the join. Without a key all rows would lie on one worker: those of the larger side lie in
+    /// parts, and the few of the other side in each of them.
+    fn sides(&mut self, join: &Join) -> Result<(Index<'s>, Index<'s>)> {
+        if join.on.is_empty() {
+            let rows = |node: &Node| node.rows_max.unwrap_or(usize::MAX);
+            let large_left = rows(&join.left) > rows(&join.right);
+            return Ok((self.in_parts(&join.left, large_left)?, self.in_parts(&join.right, !large_left)?));
+        }
+        let nulls = if join.nulls_equal { Nulls::Stay } else { Nulls::Go };
+        let (left_by, right_by): (Vec<Expression>, Vec<Expression>) = join.on.iter().cloned().unzip();
+        Ok((self.index(&join.left, &left_by, nulls)?, self.index(&join.right, &right_by, nulls)?))
+    }
+
+    /// The node's rows by their part, or each in all parts.
+    fn in_parts(&mut self, node: &Arc<Node>, once: bool) -> Result<Index<'s>> {
+        let name = (node.id, if once { "parts" } else { "all parts" }.to_owned());
+        if let Some(index) = self.indexes.get(&name) {
+            return Ok(index.clone());
+        }
+        let table = self.table(node)?;
+        let keyed = if once {
+            table.map(|row| (Row::new(&[part(&row)]), row))
+        } else {
+            table.flat_map(|row| (0..PARTS).map(move |part| (Row::new(&[part]), row.clone())))
+        };
+        let index = keyed.arrange_by_key_named("Parts");
+        self.indexes.insert(name, index.clone());
+        Ok(index)
     }
 
     /// Rows of one side that meet any row of the other, as often as they are there.
@@ -78,9 +106,13 @@ impl<'s> Builder<'s> {
                 .semijoin(met)
                 .map(|(row, ())| row));
         }
+        let (mine, others) = (side.of(&join.left, &join.right), side.of(&join.right, &join.left));
+        if join.on.is_empty() {
+            let any = self.table(others)?.map(|_| ());
+            return Ok(by_part(self.table(mine)?).semijoin(anywhere(any)).map(|(_, row)| row));
+        }
         let nulls = if join.nulls_equal { Nulls::Stay } else { Nulls::Go };
         let (left_by, right_by): (Vec<Expression>, Vec<Expression>) = join.on.iter().cloned().unzip();
-        let (mine, others) = (side.of(&join.left, &join.right), side.of(&join.right, &join.left));
         let (by, others_by) = (side.of(&left_by, &right_by), side.of(&right_by, &left_by));
         let index = self.index(mine, by, nulls)?;
         let keys = self.index(others, others_by, nulls)?.as_collection(|key, _| key.clone()).distinct_core::<i64>();
@@ -110,13 +142,31 @@ impl<'s> Builder<'s> {
         let matched = self.matched(join, Side::Left)?;
         let right = self.table(&join.right)?;
         let right_known = self.keyed(&join.right, &right_by, Nulls::Go)?.map(|(_, row)| row);
-        let nulls = right.clone().concat(right_known.negate()).map(|_| ()).distinct_core::<i64>();
-        let any = right.map(|_| ()).distinct_core::<i64>();
-        let unless = |rows: Table<'s>, there: differential_dataflow::VecCollection<'s, _, (), i64>| {
-            rows.map(|row| ((), row)).antijoin(there).map(|((), row)| row)
-        };
+        let nulls = anywhere(right.clone().concat(right_known.negate()).map(|_| ()));
+        let any = anywhere(right.map(|_| ()));
+        let unless = |rows: Table<'s>, there: Parts<'s>| by_part(rows).antijoin(there).map(|(_, row)| row);
         Ok(unless(known.concat(matched.negate()), nulls).concat(unless(unknown, any)))
     }
+}
+
+/// Parts of rows without a key; enough for many workers.
+const PARTS: u8 = 32;
+
+/// The part of a row.
+fn part(row: &Row) -> u8 {
+    (row.spread() % u64::from(PARTS)) as u8
+}
+
+/// Parts, each once or not at all.
+type Parts<'s> = differential_dataflow::VecCollection<'s, Tick, u8, Diff>;
+
+fn by_part<'s>(rows: Table<'s>) -> differential_dataflow::VecCollection<'s, Tick, (u8, Row), Diff> {
+    rows.map(|row| (part(&row), row))
+}
+
+/// All parts, while there is anything.
+fn anywhere<'s>(there: differential_dataflow::VecCollection<'s, Tick, (), Diff>) -> Parts<'s> {
+    there.distinct_core::<Diff>().flat_map(|()| 0..PARTS)
 }
 
 /// A side of a join.

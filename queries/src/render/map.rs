@@ -8,6 +8,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::Result;
+use datafusion::physical_expr::expressions::Column;
 use differential_dataflow::AsCollection;
 use operators::batch::{Batch, TICK, u64s};
 use operators::row::{Codec, Diff, Row, any_null, as_key};
@@ -173,19 +174,22 @@ fn each<'s, D: Clone + 'static>(
     (rows.as_collection(), faults.as_collection())
 }
 
-/// The rows of a table by a key.
+/// The rows of a table by a key. Those for which the key or any of the `checks` cannot be computed are faults.
 pub fn keyed<'s>(
     table: Table<'s>,
     schema: &SchemaRef,
     by: &[Expression],
+    checks: &[Expression],
     nulls: Nulls,
 ) -> Result<(Keyed<'s>, Table<'s>)> {
     let kinds = by.iter().map(|expression| expression.data_type(schema)).collect::<Result<Vec<_>>>()?;
     let (codec, keys) = (Codec::new(schema.clone())?, Codec::new(canonical(&kinds))?);
-    let stage = Stage::columns(by);
+    // Columns as they are cannot fail.
+    let checks = checks.iter().filter(|check| !check.is::<Column>());
+    let (stage, by) = (Stage::columns(&by.iter().chain(checks).cloned().collect::<Vec<_>>()), by.len());
     Ok(each(table, "Key", codec, move |updates, batch| {
         let done = stage.evaluate(batch)?;
-        let columns: Vec<ArrayRef> = done.columns.iter().map(as_key).collect();
+        let columns: Vec<ArrayRef> = done.columns.iter().take(by).map(as_key).collect();
         let rows = keys.encode(&columns, done.rows.len())?;
         let keyed = done.rows.iter().zip(rows).enumerate();
         let keyed = keyed.filter(|(index, _)| nulls == Nulls::Stay || !any_null(&columns, *index));

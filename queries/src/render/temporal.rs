@@ -55,6 +55,25 @@ impl Limit {
     }
 }
 
+/// What comes and leaves at one tick to come.
+#[derive(Default)]
+struct Timer {
+    changes: Vec<(Row, Diff)>,
+    /// How many there were when last those were removed that cancel out.
+    tidy: usize,
+}
+
+impl Timer {
+    /// Rows that come and go again and again before their time cost no more than those that are there.
+    fn add(&mut self, row: Row, diff: Diff) {
+        self.changes.push((row, diff));
+        if self.changes.len() >= 64.max(self.tidy * 2) {
+            consolidate(&mut self.changes);
+            self.tidy = self.changes.len();
+        }
+    }
+}
+
 /// The rows of `table` while all bounds hold.
 pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> Result<(Table<'s>, Table<'s>)> {
     let codec = Codec::new(schema.clone())?;
@@ -67,7 +86,7 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
     let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(rows_output);
     let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
     builder.build(move |_| {
-        let mut timers: BTreeMap<Tick, Vec<(Row, Diff)>> = BTreeMap::new();
+        let mut timers: BTreeMap<Tick, Timer> = BTreeMap::new();
         let mut held: Option<Capability<Tick>> = None;
         let mut newest: Tick = 0;
         move |frontiers| {
@@ -88,9 +107,9 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
                     let (data, tick, diff) = &updates[*row as usize];
                     newest = newest.max(*tick);
                     let Some((from, until)) = span(&columns, &limits, index, *tick) else { continue };
-                    timers.entry(from).or_default().push((data.clone(), *diff));
+                    timers.entry(from).or_default().add(data.clone(), *diff);
                     if let Some(until) = until {
-                        timers.entry(until).or_default().push((data.clone(), -diff));
+                        timers.entry(until).or_default().add(data.clone(), -diff);
                     }
                 }
                 if held.as_ref().is_none_or(|held| *time.time() < *held.time()) {
@@ -103,7 +122,7 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
             let upto = upto.unwrap_or(newest + 1);
             let later = timers.split_off(&upto);
             let mut due: Updates = Vec::new();
-            for (tick, mut changes) in std::mem::replace(&mut timers, later) {
+            for (tick, Timer { mut changes, .. }) in std::mem::replace(&mut timers, later) {
                 consolidate(&mut changes);
                 due.extend(changes.into_iter().map(|(row, diff)| (row, tick, diff)));
             }

@@ -7,6 +7,9 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use differential_dataflow::AsCollection;
 use operators::row::{Codec, Diff, Row};
@@ -40,6 +43,38 @@ impl Changing {
         let all = rows.iter().flat_map(|(row, count)| std::iter::repeat_n(*row, (*count).max(0) as usize));
         self.codec().decode(all.collect::<Vec<_>>()).expect("rows of the schema")
     }
+
+    /// What a restart after `tick` finds: the content at it as its only change so far, and then those that follow.
+    pub fn restarted(&self, tick: Tick) -> Changing {
+        let mut rows: BTreeMap<&Row, Diff> = BTreeMap::new();
+        for (_, row, diff) in self.changes.iter().filter(|(at, ..)| *at <= tick) {
+            *rows.entry(row).or_default() += diff;
+        }
+        let content = rows.into_iter().filter(|(_, count)| *count != 0).map(|(row, count)| (tick, row.clone(), count));
+        let later = self.changes.iter().filter(|(at, ..)| *at > tick).cloned();
+        Changing { name: self.name.clone(), schema: self.schema.clone(), changes: content.chain(later).collect() }
+    }
+}
+
+/// Ticks at which any of the tables changes.
+pub fn ticks(tables: &[Changing]) -> Vec<Tick> {
+    let mut ticks: Vec<Tick> = tables.iter().flat_map(|table| table.changes.iter().map(|(at, ..)| *at)).collect();
+    ticks.sort_unstable();
+    ticks.dedup();
+    ticks
+}
+
+/// Time that passes after the last change.
+pub const AFTERWARDS: Tick = 400;
+
+/// A few more ticks: between the changes and after them.
+pub fn with_quiet_ticks(changes: &[Tick]) -> Vec<Tick> {
+    let last = changes.last().copied().unwrap_or_default();
+    let between = changes.iter().map(|tick| tick + 4);
+    let mut all: Vec<Tick> = changes.iter().copied().chain(between).chain([last + 37, last + AFTERWARDS]).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// The plan of a query over these tables.
@@ -115,9 +150,8 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
                     .probe_with(&probe);
             }
         });
-        let mut ticks: Vec<Tick> = tables.iter().flat_map(|table| table.changes.iter().map(|(at, ..)| *at)).collect();
-        ticks.sort_unstable();
-        ticks.dedup();
+        let ticks = ticks(&tables);
+        let end = ticks.last().copied().unwrap_or_default() + AFTERWARDS + 1;
         for (round, tick) in ticks.into_iter().enumerate() {
             for (table, handle) in tables.iter().zip(&mut handles) {
                 handle.advance_to(tick);
@@ -133,6 +167,10 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
                 }
             }
         }
+        handles.iter_mut().for_each(|handle| handle.advance_to(end));
+        while probe.less_than(&end) {
+            worker.step();
+        }
     })
     .expect("workers start");
     guards.join().into_iter().for_each(|ended| ended.expect("no worker panics"));
@@ -140,21 +178,58 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
     outputs.into_iter().map(|output| output.into_inner().expect("no worker panics")).collect()
 }
 
-/// DataFusion's own answer over the tables' content at a tick.
-pub fn batch(tables: &[Changing], sql: &str, tick: Tick) -> Result<Vec<String>, String> {
-    // The check is of no use here, and fails for plans that are right.
-    let config = SessionConfig::new()
-        .with_target_partitions(1)
-        .set_bool("datafusion.execution.skip_physical_aggregate_schema_check", true);
-    let context = SessionContext::new_with_config(config);
-    for table in tables {
-        let content = table.at(tick);
-        let memory = MemTable::try_new(table.schema.clone(), vec![vec![content]]).expect("the table's own schema");
-        context.register_table(table.name.as_str(), Arc::new(memory)).expect("a new name");
+/// DataFusion's own answers over the tables' content at a tick.
+pub struct Oracle {
+    context: SessionContext,
+    runtime: tokio::runtime::Runtime,
+    tables: Vec<(Changing, Arc<MemTable>)>,
+}
+
+impl Oracle {
+    pub fn new(tables: &[Changing]) -> Self {
+        // The check is of no use here, and fails for plans that are right.
+        let config = SessionConfig::new()
+            .with_target_partitions(1)
+            .set_bool("datafusion.execution.skip_physical_aggregate_schema_check", true);
+        let context = SessionContext::new_with_config(config);
+        let memory = |table: &Changing| {
+            let memory = Arc::new(MemTable::try_new(table.schema.clone(), vec![Vec::new()]).expect("a partition"));
+            context.register_table(table.name.as_str(), memory.clone()).expect("a new name");
+            (table.clone(), memory)
+        };
+        let tables = tables.iter().map(memory).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Oracle { context, runtime, tables }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let batches = runtime.block_on(async { context.sql(sql).await?.collect().await });
-    Ok(texts(&batches.map_err(|why| why.strip_backtrace())?))
+
+    /// The answers at these ticks, with `now()` as the tick.
+    pub fn answers(&self, sql: &str, ticks: &[Tick]) -> Result<Vec<Vec<String>>, String> {
+        let answers = || {
+            let fixed = if sql.contains("now()") { None } else { Some(self.optimised(sql)?) };
+            ticks.iter().map(|tick| self.answer(sql, fixed.as_ref(), *tick)).collect::<Result<Vec<_>, _>>()
+        };
+        let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(answers));
+        answers.map_err(|_| "the library panics".to_owned())?.map_err(|why| why.strip_backtrace())
+    }
+
+    fn optimised(&self, sql: &str) -> Result<LogicalPlan, DataFusionError> {
+        let plan = self.runtime.block_on(self.context.state().create_logical_plan(sql))?;
+        self.context.state().optimize(&plan)
+    }
+
+    fn answer(&self, sql: &str, fixed: Option<&LogicalPlan>, tick: Tick) -> Result<Vec<String>, DataFusionError> {
+        let now = format!("arrow_cast({tick}, 'Timestamp(Millisecond, None)')");
+        let plan = fixed.cloned().map_or_else(|| self.optimised(&sql.replace("now()", &now)), Ok)?;
+        let state = self.context.state();
+        let answer = async {
+            for (table, memory) in &self.tables {
+                *memory.batches[0].write().await = vec![table.at(tick)];
+            }
+            let physical = state.query_planner().create_physical_plan(&plan, &state).await?;
+            collect(physical, state.task_ctx()).await
+        };
+        Ok(texts(&self.runtime.block_on(answer)?))
+    }
 }
 
 /// Rows as text, ordered. Numbers are rounded to what different orders of addition agree on.

@@ -2,7 +2,10 @@
 //! inputs would answer. Catches: a retraction that does not find its row, state that depends on the order of arrival or
 //! on the number of workers, a rule of the optimiser that does not hold for changing input, nulls and ties.
 
+mod compare;
+mod found;
 mod generate;
 mod harness;
 mod incremental;
+mod sets;
 mod trials;
