@@ -9,6 +9,7 @@ mod ingest;
 mod reference;
 mod run;
 mod simulate;
+mod sql;
 mod topics;
 
 use std::fmt;
@@ -86,6 +87,13 @@ Examples:
   haulstream history --format csv \"SELECT to_timestamp_millis(window_start) AS minute, * FROM company_minute\"
 Only SELECT is answered. Memory, rows and time of a question are limited by the options of the section [history].")]
     History(history::Arguments),
+    /// Derived streams in SQL: check, explain and test them, and show which reads which.
+    #[command(after_help = "\
+Examples:
+  haulstream sql check queries/streams
+  haulstream sql explain --physical overspeed
+  haulstream sql test --update queries/tests/slt/overspeed.slt")]
+    Sql(sql::Arguments),
     /// Write the generated pages of the reference.
     #[command(hide = true)]
     Reference(reference::Arguments),
@@ -186,6 +194,7 @@ pub fn main() -> ExitCode {
         Command::Topics(arguments) => topics::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::History(arguments) => history::run(&arguments),
+        Command::Sql(arguments) => sql::run(&arguments),
         Command::Reference(arguments) => reference::run(&arguments),
     };
     match done {

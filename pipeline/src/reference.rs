@@ -57,14 +57,21 @@ fn cli() -> String {
     root.build();
     let help = text(&mut root);
     let _ = write!(out, "\n## haulstream\n\n```text\n{help}\n```\n");
-    for command in root.get_subcommands_mut() {
+    below(&mut root, "haulstream", &mut out);
+    out
+}
+
+/// The commands below one, each followed by its own.
+fn below(command: &mut Command, parents: &str, out: &mut String) {
+    for command in command.get_subcommands_mut() {
         if command.get_name() == "help" || command.is_hide_set() {
             continue;
         }
-        let (name, help) = (command.get_name().to_owned(), text(command));
-        let _ = write!(out, "\n## haulstream {name}\n\n```text\n{help}\n```\n");
+        let name = format!("{parents} {}", command.get_name());
+        let help = text(command);
+        let _ = write!(out, "\n## {name}\n\n```text\n{help}\n```\n");
+        below(command, &name, out);
     }
-    out
 }
 
 /// The help without what depends on where it is printed.

@@ -4,6 +4,9 @@
 
 mod core;
 mod declaration;
+mod describe;
+mod load;
+mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,8 +17,10 @@ use operators::error::{Refusal, excerpt};
 
 use crate::plan::{self, Inputs, Kind, Node};
 
-pub use core::{CORE, Core, core};
-pub use declaration::{Declaration, duration_ms};
+pub use core::{ARRIVED, CORE, Core, core};
+pub use declaration::{Declaration, declared, duration_ms};
+pub use load::{File, Problem, files};
+pub use place::place;
 
 /// Something that can be read by its name.
 #[derive(Clone, Debug)]

@@ -2,13 +2,15 @@
 
 pub mod answer;
 pub mod catalog;
+pub mod functions;
 pub mod history;
 pub mod live;
-pub mod plan;
-pub mod render;
 pub mod metrics;
+pub mod plan;
 mod question;
 pub mod reads;
+pub mod render;
+pub mod trial;
 
 pub use answer::Answer;
 pub use history::History;

@@ -12,6 +12,8 @@ mod push;
 mod refuse;
 mod session;
 mod share;
+mod state;
+mod tell;
 mod temporal;
 mod window;
 
@@ -30,8 +32,10 @@ use operators::row::Codec;
 pub use bounds::bounded;
 pub use lower::lower;
 pub use refuse::{refusal, unknown_name};
-pub use share::{renamed, shareable, substitute};
 pub use session::{Inputs, plan_sql, session};
+pub use share::{renamed, shareable, substitute};
+pub use state::{Kept, state};
+pub use tell::{Names, physical, spoken};
 
 /// An expression over the columns of a node.
 pub type Expression = Arc<dyn PhysicalExpr>;

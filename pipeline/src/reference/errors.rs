@@ -27,16 +27,19 @@ pub enum Met {
     Edge,
     /// In answers to questions in SQL.
     Sql,
+    /// In refusals of derived streams.
+    Streams,
     /// When the configuration is read or checked.
     Configuration,
 }
 
 impl Met {
-    const ALL: [(Met, &'static str); 5] = [
+    const ALL: [(Met, &'static str); 6] = [
         (Met::Records, "Records: answers of the gate, and dead letters"),
         (Met::Http, "HTTP requests"),
         (Met::Edge, "Live edge: snapshot and WebSocket"),
         (Met::Sql, "Questions: SQL, and the paths of views"),
+        (Met::Streams, "Derived streams"),
         (Met::Configuration, "Configuration"),
     ];
 }
@@ -141,6 +144,55 @@ pub const ERRORS: &[ErrorCode] = &[
         "Files of the history were replaced while the question was answered: ask again.",
     ),
     error("history_unreadable", Met::Sql, "No history there, or a damaged file, which the message names."),
+    error(
+        "name_invalid",
+        Met::Streams,
+        "The name is not `a-z` followed by up to 62 of `a-z 0-9 _`, a word of SQL, or taken: by the main job or another file.",
+    ),
+    error(
+        "sql_option_unknown",
+        Met::Streams,
+        "`WITH` has other options than `key`, `retention`, `sinks` and `access`.",
+    ),
+    error(
+        "sql_option_invalid",
+        Met::Streams,
+        "A retention that is no time, a sink that there is not, or nothing to send.",
+    ),
+    error(
+        "sql_key_missing",
+        Met::Streams,
+        "Sinks have to know rows again: name the columns that tell them apart as `key`.",
+    ),
+    error(
+        "sql_unbounded",
+        Met::Streams,
+        "Something would keep every event for ever; the message says what, and what to write instead.",
+    ),
+    error(
+        "sql_unsupported",
+        Met::Streams,
+        "SQL that cannot be kept up to date; the message says what to write instead.",
+    ),
+    error(
+        "sql_nondeterministic",
+        Met::Streams,
+        "A function that is another one each time it is asked; `now()` is the tick, and is compared in `WHERE`.",
+    ),
+    error("sql_unknown_stream", Met::Streams, "No derived stream of that name; the message suggests one."),
+    error("stream_cycle", Met::Streams, "A view would be made of itself; the message tells the way round."),
+    error("stream_refused", Met::Streams, "It reads a stream that is refused itself: mend that one first."),
+    error("sql_too_many_streams", Met::Streams, "As many streams as the limit allows: drop one first."),
+    error(
+        "sql_not_caught_up",
+        Met::Streams,
+        "A new stream has not caught up within `sql.catch_up_ms_max`; the old one answers on.",
+    ),
+    error(
+        "stream_has_dependants",
+        Met::Streams,
+        "Others read it, and would get another key or other columns, or nothing.",
+    ),
     error("syntax", Met::Configuration, "Not TOML, or a key twice."),
     error("unknown_key", Met::Configuration, "No such option; the message suggests one."),
     error(

@@ -23,6 +23,7 @@ mod reference;
 mod rows;
 mod service_smoke;
 mod services;
+mod sql;
 mod tidy;
 mod streams;
 mod traces;

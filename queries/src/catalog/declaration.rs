@@ -56,11 +56,17 @@ pub fn parse(text: &str) -> Result<Declaration, Refusal> {
             Err(Refusal::new("sql_syntax", "there is more than one statement in the text").hint(HINT))
         }
         (Some(Statement::Statement(statement)), None) => match *statement {
-            Sql::CreateView(view) => declared(view, text),
+            Sql::CreateView(view) => read(view, text),
             other => Err(not_allowed(&other.to_string())),
         },
         (Some(other), None) => Err(not_allowed(&other.to_string())),
     }
+}
+
+/// The name that a text declares, if it is a declaration.
+#[must_use]
+pub fn declared(text: &str) -> Option<String> {
+    parse(text).ok().map(|declaration| declaration.name)
 }
 
 fn not_allowed(statement: &str) -> Refusal {
@@ -68,7 +74,7 @@ fn not_allowed(statement: &str) -> Refusal {
     Refusal::new("sql_statement_not_allowed", excerpt(&words.join(" "))).hint(HINT)
 }
 
-fn declared(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
+fn read(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
     let unusual = view.or_alter || view.or_replace || view.secure || view.if_not_exists || view.temporary;
     if unusual || !view.cluster_by.is_empty() || view.to.is_some() || !view.columns.is_empty() {
         let message = "only CREATE [MATERIALIZED] VIEW name [WITH (…)] AS SELECT … is understood";
@@ -109,9 +115,8 @@ fn declared(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
 fn valid_name(name: &ObjectName) -> Result<String, Refusal> {
     let text = name.to_string();
     let safe = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let plain = text.len() <= NAME_CHARS_MAX
-        && text.chars().all(safe)
-        && text.starts_with(|c: char| c.is_ascii_lowercase());
+    let plain =
+        text.len() <= NAME_CHARS_MAX && text.chars().all(safe) && text.starts_with(|c: char| c.is_ascii_lowercase());
     if !plain {
         return Err(Refusal::new(
             "name_invalid",

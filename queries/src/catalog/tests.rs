@@ -84,8 +84,14 @@ fn what_is_no_declaration_is_refused() {
         ("CREATE VIEW p AS SELECT uuid() AS u FROM telemetry", "sql_nondeterministic"),
         ("CREATE VIEW p AS SELECT now() AS n FROM telemetry", "sql_unsupported"),
         ("CREATE VIEW p AS SELECT 1 AS a, 2 AS a", "sql_invalid"),
-        ("CREATE VIEW p AS SELECT a.name, b.name FROM drivers a JOIN companies b ON a.company_id = b.company_id", "sql_ambiguous_column"),
-        ("CREATE VIEW p AS SELECT name FROM drivers a JOIN companies b ON a.company_id = b.company_id", "sql_ambiguous_column"),
+        (
+            "CREATE VIEW p AS SELECT a.name, b.name FROM drivers a JOIN companies b ON a.company_id = b.company_id",
+            "sql_ambiguous_column",
+        ),
+        (
+            "CREATE VIEW p AS SELECT name FROM drivers a JOIN companies b ON a.company_id = b.company_id",
+            "sql_ambiguous_column",
+        ),
         ("CREATE VIEW p AS SELECT repeat('x', 1000000000) AS a", "sql_unknown_function"),
         ("CREATE VIEW p AS SELECT * FROM generate_series(1, 9876543210)", "sql_unknown_function"),
         ("CREATE VIEW telemetry AS SELECT 1 AS a", "name_invalid"),
@@ -97,7 +103,10 @@ fn what_is_no_declaration_is_refused() {
         ("CREATE VIEW p WITH (retention = 'soon') AS SELECT 1 AS a", "sql_option_invalid"),
         ("CREATE MATERIALIZED VIEW p WITH (sinks = 'disk') AS SELECT 1 AS a", "sql_option_invalid"),
         ("CREATE MATERIALIZED VIEW p WITH (sinks = 'kafka') AS SELECT * FROM drivers", "sql_key_missing"),
-        ("CREATE VIEW p AS WITH RECURSIVE r AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM r) SELECT * FROM r", "sql_unsupported"),
+        (
+            "CREATE VIEW p AS WITH RECURSIVE r AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM r) SELECT * FROM r",
+            "sql_unsupported",
+        ),
     ] {
         let why = refused(text);
         assert_eq!(why.code, code, "{text}: {why}");

@@ -33,11 +33,7 @@ enum Known {
 ///
 /// # Errors
 /// Which part would grow without bound, and what to do.
-pub fn bounded(
-    node: &Arc<Node>,
-    retention_ms: Option<i64>,
-    names: &dyn Fn(&str) -> Vec<String>,
-) -> Result<Arc<Node>> {
+pub fn bounded(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec<String>) -> Result<Arc<Node>> {
     let done = walk(node, retention_ms, names)?;
     if done.node.kind == Kind::Table && done.grows {
         return Err(refused(
@@ -82,7 +78,7 @@ fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec
             if input.grows {
                 retention = ends(&input.columns[..*keys], retention_ms)?;
                 grows = false;
-                if retention.is_none() && aggregates.iter().any(|aggregate| keeps_rows(aggregate)) {
+                if retention.is_none() && aggregates.iter().any(keeps_rows) {
                     return Err(refused(
                         "unbounded: this aggregate keeps its values (count distinct, array_agg and the like) of all events; \
                          group by a window with a retention as well",
@@ -151,7 +147,7 @@ fn ends(keys: &[Known], retention_ms: Option<i64>) -> Result<Option<Retention>> 
             "unbounded: windows over events are kept for ever without a retention; add WITH (retention = '7 days')",
         ));
     }
-    if keys.iter().any(|key| *key == Known::Other) {
+    if keys.contains(&Known::Other) {
         return Err(refused(
             "unbounded: nothing bounds the number of groups over events; group by ids, by a window such as date_bin(interval \
              '5 minutes', ts) with a retention, or bound the events in time by `WHERE ts > now() - interval '1 hour'`",
@@ -176,9 +172,7 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
     let op = match &node.op {
         Op::Get(name) => Op::Get(name.clone()),
         Op::Constant(rows) => Op::Constant(rows.clone()),
-        Op::Map { filter, project, .. } => {
-            Op::Map { input: next(), filter: filter.clone(), project: project.clone() }
-        }
+        Op::Map { filter, project, .. } => Op::Map { input: next(), filter: filter.clone(), project: project.clone() },
         Op::Join(join) => Op::Join(super::Join {
             left: next(),
             right: next(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatchOptions;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::tree_node::TreeNode;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
     Sort, TableScan, Union, Values,
 };
 use datafusion::physical_expr::create_physical_expr;
-use datafusion::physical_expr::expressions::BinaryExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
 use super::express::{Scope, place, places};
 use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, push, temporal, types, window};
@@ -70,6 +70,14 @@ pub(super) fn map(input: Arc<Node>, filter: Option<Expression>, project: Option<
         return Ok(input);
     }
     let project = project.unwrap_or_else(|| places(&input));
+    if let Op::Map { input: below, filter: lower, project: chosen } = &input.op
+        && (lower.is_none() || filter.is_none())
+        && let Some(chosen) = columns_alone(chosen)
+    {
+        let project = project.into_iter().map(|column| moved(column, &chosen)).collect::<Result<Vec<_>>>()?;
+        let filter = filter.map(|filter| moved(filter, &chosen)).transpose()?.or_else(|| lower.clone());
+        return map_over(below.clone(), filter, project);
+    }
     let (filter, input) = match &input.op {
         Op::Map { input: below, filter: lower, project: same } if is_identity(same, below) => {
             let both = match (lower.clone(), filter) {
@@ -82,9 +90,27 @@ pub(super) fn map(input: Arc<Node>, filter: Option<Expression>, project: Option<
         }
         _ => (filter, input),
     };
+    map_over(input, filter, project)
+}
+
+fn map_over(input: Arc<Node>, filter: Option<Expression>, project: Vec<Expression>) -> Result<Arc<Node>> {
     let kinds = project.iter().map(|expression| expression.data_type(&input.schema)).collect::<Result<Vec<_>>>()?;
     let (kind, append_only, rows_max) = (input.kind, input.append_only, input.rows_max);
     Ok(Node::new(Op::Map { input, filter, project }, &kinds, kind, append_only, rows_max))
+}
+
+/// The places of a projection that only chooses columns.
+fn columns_alone(project: &[Expression]) -> Option<Vec<usize>> {
+    project.iter().map(|expression| expression.downcast_ref::<Column>().map(Column::index)).collect()
+}
+
+/// The expression over the columns from which these were chosen.
+fn moved(expression: Expression, chosen: &[usize]) -> Result<Expression> {
+    let to = |part: Expression| {
+        let from = part.downcast_ref::<Column>().and_then(|column| chosen.get(column.index()).copied());
+        Ok(from.map_or_else(|| Transformed::no(part), |from| Transformed::yes(place(from))))
+    };
+    Ok(expression.transform_down(to)?.data)
 }
 
 fn is_identity(project: &[Expression], input: &Node) -> bool {
@@ -116,6 +142,9 @@ fn filter(filter: &Filter, inputs: &Inputs) -> Result<Arc<Node>> {
         split_conjunction(&filter.predicate).into_iter().partition(|part| temporal::has_now(part));
     let plain = plain.into_iter().map(|part| scope.express(part)).collect::<Result<Vec<_>>>()?;
     let bounds = bounds.into_iter().map(|part| temporal::bound(part, &scope)).collect::<Result<Vec<_>>>()?;
+    for condition in &plain {
+        input = window::first_rows(input, condition);
+    }
     input = push::filtered(input, plain)?;
     if bounds.is_empty() {
         return Ok(input);
@@ -128,7 +157,13 @@ fn filter(filter: &Filter, inputs: &Inputs) -> Result<Arc<Node>> {
 pub(super) fn distinct(input: Arc<Node>) -> Arc<Node> {
     let (types, keys, rows_max) = (types(&input.schema), input.schema.fields().len(), input.rows_max);
     let append_only = input.append_only;
-    Node::new(Op::Reduce { input, keys, aggregates: Vec::new(), retention: None }, &types, Kind::Table, append_only, rows_max)
+    Node::new(
+        Op::Reduce { input, keys, aggregates: Vec::new(), retention: None },
+        &types,
+        Kind::Table,
+        append_only,
+        rows_max,
+    )
 }
 
 fn distinct_on(on: &DistinctOn, inputs: &Inputs) -> Result<Arc<Node>> {

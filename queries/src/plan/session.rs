@@ -27,7 +27,6 @@ use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 
 use super::Kind;
-use super::push_down::PushDown;
 
 /// Name of the function that stands for the tick.
 pub const NOW: &str = "now";
@@ -125,6 +124,7 @@ pub fn session(inputs: &Inputs) -> Result<SessionContext> {
         context.deregister_udtf(name);
     }
     context.register_udf(now());
+    crate::functions::functions().into_iter().for_each(|function| context.register_udf(function));
     for (name, (schema, _)) in &inputs.names {
         context.register_table(name.as_str(), Arc::new(EmptyTable::new(schema.clone())))?;
     }

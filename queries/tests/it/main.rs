@@ -9,3 +9,4 @@ mod harness;
 mod incremental;
 mod oracle;
 mod sets;
+mod trials;
