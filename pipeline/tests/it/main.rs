@@ -24,6 +24,6 @@ mod rows;
 mod service_smoke;
 mod services;
 mod sql;
-mod tidy;
 mod streams;
+mod tidy;
 mod traces;
