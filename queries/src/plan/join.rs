@@ -6,10 +6,12 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{JoinType, NullEquality};
 use datafusion::error::Result;
 use datafusion::logical_expr::Join as Logical;
+use datafusion::physical_expr::split_conjunction;
+use datafusion::physical_expr::utils::collect_columns;
 
 use super::express::Scope;
 use super::lower::{lower, refused};
-use super::{Inputs, Join, Kind, Node, Op, canonical, types};
+use super::{Expression, Inputs, Join, Kind, Node, Op, canonical, push, types};
 
 /// The join of two inputs.
 pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
@@ -21,7 +23,8 @@ pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
     let names = join.left.schema().join(join.right.schema())?;
     let both_schema = canonical(&both);
     let filter = join.filter.as_ref().map(|filter| Scope::over(&names, &both_schema)?.express(filter)).transpose()?;
-    if on.is_empty() && !cheap(&left) && !cheap(&right) && !whether_any(join) {
+    let (left, right, filter) = if join.null_aware { (left, right, filter) } else { sides(join, left, right, filter)? };
+    if on.is_empty() && !cheap(&left) && !cheap(&right) && !(filter.is_none() && whether_any(join)) {
         return Err(refused(
             "a join without an equality compares every row with every other; add an equality of columns to ON",
         ));
@@ -56,8 +59,34 @@ pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
 /// EXISTS of a query that does not depend on the row: no row is compared with another.
 fn whether_any(join: &Logical) -> bool {
     use JoinType::{LeftAnti, LeftMark, LeftSemi, RightAnti, RightMark, RightSemi};
-    join.filter.is_none()
-        && matches!(join.join_type, LeftSemi | LeftAnti | LeftMark | RightSemi | RightAnti | RightMark)
+    matches!(join.join_type, LeftSemi | LeftAnti | LeftMark | RightSemi | RightAnti | RightMark)
+}
+
+/// Conditions of ON that speak of one side only, as filters of that side where that is the same: where rows of the side that
+/// meet none do not come out.
+fn sides(
+    join: &Logical,
+    left: Arc<Node>,
+    right: Arc<Node>,
+    filter: Option<Expression>,
+) -> Result<(Arc<Node>, Arc<Node>, Option<Expression>)> {
+    use JoinType::{Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
+    let Some(filter) = filter else { return Ok((left, right, None)) };
+    let width = left.schema.fields().len();
+    let of_left = matches!(join.join_type, Inner | Right | RightSemi | RightAnti | RightMark | LeftSemi);
+    let of_right = matches!(join.join_type, Inner | Left | LeftSemi | LeftAnti | LeftMark | RightSemi);
+    let (mut on_left, mut on_right, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    for condition in split_conjunction(&filter) {
+        let columns = collect_columns(condition);
+        if of_left && columns.iter().all(|column| column.index() < width) {
+            on_left.push(condition.clone());
+        } else if of_right && columns.iter().all(|column| column.index() >= width) {
+            on_right.push(push::moved(condition.clone(), width)?);
+        } else {
+            rest.push(condition.clone());
+        }
+    }
+    Ok((push::filtered(left, on_left)?, push::filtered(right, on_right)?, push::all(rest)))
 }
 
 /// Few rows enough to be compared with all others.

@@ -58,13 +58,14 @@ fn events(node: &Node, join: &Join) -> Option<(usize, usize)> {
     }
 }
 
-fn all(conditions: Vec<Expression>) -> Option<Expression> {
+/// All of the conditions as one.
+pub fn all(conditions: Vec<Expression>) -> Option<Expression> {
     let both = |a: Expression, b: Expression| Arc::new(BinaryExpr::new(a, Operator::And, b)) as Expression;
     conditions.into_iter().reduce(both)
 }
 
 /// The condition over columns that begin `by` places earlier.
-fn moved(condition: Expression, by: usize) -> Result<Expression> {
+pub fn moved(condition: Expression, by: usize) -> Result<Expression> {
     let earlier = |part: Expression| match part.downcast_ref::<Column>() {
         Some(column) => Ok(Transformed::yes(place(column.index() - by))),
         None => Ok(Transformed::no(part)),
