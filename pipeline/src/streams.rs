@@ -33,16 +33,18 @@ pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
     let root = warp::path!("v1" / "streams");
     let one = warp::path!("v1" / "streams" / String);
     let text = warp::body::content_length_limit(TEXT_BYTES_MAX).and(warp::body::bytes());
-    let list = warp::get().and(root).and(with.clone()).map(|engine: Arc<Engine>| {
-        warp::reply::json(&engine.list()).into_response()
-    });
+    let list = warp::get()
+        .and(root)
+        .and(with.clone())
+        .map(|engine: Arc<Engine>| warp::reply::json(&engine.list()).into_response());
     let status = warp::get().and(one).and(with.clone()).map(|name: String, engine: Arc<Engine>| {
         answered(StatusCode::OK, engine.status(&name).map(|status| json!(status)))
     });
-    let add = warp::post().and(root).and(text).and(with.clone()).then(|text: bytes::Bytes, engine: Arc<Engine>| async move {
-        let done = async { engine.add(utf8(&text)?).await }.await;
-        answered(StatusCode::CREATED, done.map(|status| json!(status)))
-    });
+    let add =
+        warp::post().and(root).and(text).and(with.clone()).then(|text: bytes::Bytes, engine: Arc<Engine>| async move {
+            let done = async { engine.add(utf8(&text)?).await }.await;
+            answered(StatusCode::CREATED, done.map(|status| json!(status)))
+        });
     let replace = warp::put().and(one).and(text).and(with.clone());
     let replace = replace.then(|name: String, text: bytes::Bytes, engine: Arc<Engine>| async move {
         let done = async {
@@ -63,7 +65,8 @@ pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
     let changes = warp::get().and(warp::path!("v1" / "streams" / String / "changes")).and(with.clone());
     let changes = changes.map(|name: String, engine: Arc<Engine>| match engine.watch(&name) {
         Ok((content, changes)) => {
-            let body = warp::reply::stream(lines(content, changes).map(|line| Ok::<_, Infallible>(bytes::Bytes::from(line))));
+            let body =
+                warp::reply::stream(lines(content, changes).map(|line| Ok::<_, Infallible>(bytes::Bytes::from(line))));
             warp::reply::with_header(body, "content-type", "application/x-ndjson").into_response()
         }
         Err(why) => refused(&why),
@@ -79,7 +82,10 @@ pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
     let faults = warp::get().and(warp::path!("v1" / "streams" / String / "faults")).and(with);
     let faults = faults.map(|name: String, engine: Arc<Engine>| {
         let content = engine.faults(&name).ok_or_else(|| engine.catalog().unknown(&name));
-        answered(StatusCode::OK, content.map(|content| rows(&Codec::new(content.schema).expect("a schema of rows"), &content.rows)))
+        answered(
+            StatusCode::OK,
+            content.map(|content| rows(&Codec::new(content.schema).expect("a schema of rows"), &content.rows)),
+        )
     });
     let all = list.or(status).unify().or(add).unify().or(replace).unify().or(remove).unify();
     all.or(changes).unify().or(socket).unify().or(faults).unify().boxed()
@@ -149,7 +155,8 @@ fn lines(content: Content, changes: broadcast::Receiver<Arc<Change>>) -> impl St
 fn changed(codec: &Codec, tick: Tick, changes: &[(Row, Diff)]) -> String {
     let only: Vec<Row> = changes.iter().map(|(row, _)| row.clone()).collect();
     let Value::Array(rows) = rows(codec, &only) else { return String::new() };
-    let line = |((_, diff), row): (&(Row, Diff), Value)| format!("{}\n", json!({ "tick": tick, "diff": diff, "row": row }));
+    let line =
+        |((_, diff), row): (&(Row, Diff), Value)| format!("{}\n", json!({ "tick": tick, "diff": diff, "row": row }));
     changes.iter().zip(rows).map(line).collect()
 }
 

@@ -70,7 +70,9 @@ fn batch(from: usize, tick: Tick) -> RecordBatch {
         Arc::new(StringViewArray::from_iter_values(numbers().map(|n| format!("c-{:05}", n * 7 % 500)))),
         Arc::new(numbers().map(|n| Some((n * 13 % 1_400) as f64 / 10.0)).collect::<Float64Array>()),
         Arc::new(numbers().map(|n| Some((n % 1_000) as f64 / 10.0)).collect::<Float64Array>()),
-        Arc::new(TimestampMillisecondArray::from_iter_values(numbers().map(|n| tick as i64 - (n * 31 % 90_000) as i64))),
+        Arc::new(TimestampMillisecondArray::from_iter_values(
+            numbers().map(|n| tick as i64 - (n * 31 % 90_000) as i64),
+        )),
         Arc::new(UInt64Array::from(vec![tick; ROWS])),
     ];
     RecordBatch::try_new(event_schema(&events()), columns).expect("the columns")
@@ -108,7 +110,13 @@ fn over_events(worker: &mut Worker, node: &Arc<Node>) -> (Events, ProbeHandle<Ti
     (handle, probe)
 }
 
-fn run(worker: &mut Worker, input: &mut Events, probe: &ProbeHandle<Tick>, batches: &[RecordBatch], first: Tick) -> f64 {
+fn run(
+    worker: &mut Worker,
+    input: &mut Events,
+    probe: &ProbeHandle<Tick>,
+    batches: &[RecordBatch],
+    first: Tick,
+) -> f64 {
     let started = Instant::now();
     for (n, rows) in batches.iter().enumerate() {
         input.send_batch(&mut Batch::from(rows.clone()));
@@ -122,7 +130,8 @@ fn run(worker: &mut Worker, input: &mut Events, probe: &ProbeHandle<Tick>, batch
 
 fn map() {
     let catalog = catalog(&[("e", events(), Kind::Events)]);
-    let sql = "CREATE VIEW fast AS SELECT device_id, company_id, speed_kmh * 0.621371 AS mph FROM e WHERE speed_kmh > 70";
+    let sql =
+        "CREATE VIEW fast AS SELECT device_id, company_id, speed_kmh * 0.621371 AS mph FROM e WHERE speed_kmh > 70";
     let node = planned(&catalog, sql);
     timely::execute_directly(move |worker| {
         let batches: Vec<RecordBatch> = (0..200).map(|n| batch(n * ROWS, n as Tick + 1)).collect();
@@ -131,7 +140,8 @@ fn map() {
         let (mut ours, mut hand) = (f64::MAX, f64::MAX);
         for round in 0..5u64 {
             let first = 1 + round * 200;
-            let now: Vec<RecordBatch> = batches.iter().enumerate().map(|(n, rows)| at_tick(rows, first + n as Tick)).collect();
+            let now: Vec<RecordBatch> =
+                batches.iter().enumerate().map(|(n, rows)| at_tick(rows, first + n as Tick)).collect();
             ours = ours.min(run(worker, &mut input, &probe, &now, first));
             let started = Instant::now();
             now.iter().for_each(|rows| drop(black_box(by_hand(rows))));
@@ -313,7 +323,11 @@ fn join() {
         let rows = 1_000_000;
         let started = Instant::now();
         let mut tables = Tables::new(worker, &[node], rows);
-        println!("join: three tables of {rows} rows filled in {:.1} s, {:.0} MB", started.elapsed().as_secs_f64(), resident_mb());
+        println!(
+            "join: three tables of {rows} rows filled in {:.1} s, {:.0} MB",
+            started.elapsed().as_secs_f64(),
+            resident_mb()
+        );
         for per_mille in [1, 10, 100] {
             let count = rows * per_mille / 1_000;
             let seconds = tables.change(worker, count);

@@ -1,7 +1,9 @@
-//! `haulstream sql`: derived streams, looked at and tested without a running pipeline.
+//! `haulstream sql`: derived streams, looked at and tested without a running pipeline, or changed on one ([`live`]).
 //!
 //! Invariant: nothing is read but the files named and the directory of streams, and nothing written but tests that are to be
 //! updated. Refusals of the files are the answer, on standard output, with exit code 1.
+
+mod live;
 
 use std::path::{Path, PathBuf};
 
@@ -84,6 +86,8 @@ Each test is run on one worker, on two, and with a restart in the middle.")]
         #[command(flatten)]
         streams: Streams,
     },
+    #[command(flatten)]
+    Live(live::Action),
 }
 
 /// Where the streams are that others may use.
@@ -112,6 +116,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         Action::Explain { stream, physical, state, streams } => explain(stream, *physical, *state, streams),
         Action::Graph { paths, format, streams } => graph(paths, *format, streams),
         Action::Test { paths, update, streams } => test(paths, *update, streams),
+        Action::Live(action) => live::run(action),
     }
 }
 

@@ -22,8 +22,8 @@ use crate::metrics;
 use inputs::Inputs;
 pub(crate) use inputs::open_log;
 use outputs::Outputs;
-use streams::Streams;
 pub(crate) use outputs::{clickhouse_sink, redis_sink};
+use streams::Streams;
 
 /// How often the process looks at itself.
 const LOOK: Duration = Duration::from_millis(100);
@@ -52,7 +52,13 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
         config.edge.listen.parse().map_err(|_| format!("edge.listen {} is not an address", config.edge.listen))?;
     let server = edge.bind(addr, extra).map_err(|why| why.to_string())?;
     let outputs = Outputs::start(&config, edge_sink, &readiness, fatal)?;
-    let job = Job::start(settings::job(&config), inputs.origin(&config), outputs.ends(), streams.as_ref().map(Streams::engine), metrics::report)?;
+    let job = Job::start(
+        settings::job(&config),
+        inputs.origin(&config),
+        outputs.ends(),
+        streams.as_ref().map(Streams::engine),
+        metrics::report,
+    )?;
     inputs.simulate(&config)?;
 
     let addr = server.addr();

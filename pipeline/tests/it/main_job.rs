@@ -237,8 +237,8 @@ fn answer(log: &Arc<EmbeddedLog>, workers: usize, batch_rows_max: usize) -> BTre
             conflate_ms: 500,
         },
     };
-    let job =
-        Job::start(settings, origin, vec![Output { feed, conflated: false }], None, |_, _, _| {}).expect("the job starts");
+    let job = Job::start(settings, origin, vec![Output { feed, conflated: false }], None, |_, _, _| {})
+        .expect("the job starts");
     job.join().expect("the job ends by itself");
     assert_eq!(runtime.block_on(running.drain(Duration::from_secs(30))), 0);
     let all = std::mem::take(&mut *kept.0.lock().expect("no panic while held"));

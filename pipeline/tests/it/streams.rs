@@ -38,8 +38,7 @@ impl Running {
         );
         std::fs::write(&file, text).unwrap();
         let data = directory.join("data");
-        let program =
-            Program::start(&["--config", file.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+        let program = Program::start(&["--config", file.to_str().unwrap(), "--data", data.to_str().unwrap()]);
         let mut served = None;
         wait_until(Duration::from_secs(30), "Postgres clients are served", || {
             served = program.log().iter().find(|line| line.contains("Postgres clients are served")).cloned();

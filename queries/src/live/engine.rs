@@ -12,10 +12,10 @@ use operators::time::Tick;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::Live;
 use super::command::{Begin, Command, Commands, Install, Start};
 use super::keep::{Change, Content, Held, Keeper};
 use super::worker::reads;
-use super::Live;
 use crate::catalog::{Catalog, View};
 use crate::plan::{Id, Kind, Node, renamed, shareable, substitute};
 use crate::render::fault_codec;
@@ -101,8 +101,7 @@ impl Engine {
     pub fn new(catalog: Catalog, options: Options) -> Self {
         let keeper = Keeper::default();
         let base = |relation: &crate::catalog::Relation| {
-            let held =
-                Held::new(&relation.name, relation.schema.clone(), relation.kind, options.workers, usize::MAX);
+            let held = Held::new(&relation.name, relation.schema.clone(), relation.kind, options.workers, usize::MAX);
             keeper.add(held.clone());
             (relation.name.clone(), held)
         };
@@ -277,7 +276,8 @@ impl Engine {
     pub fn content(&self, names: &[&str]) -> Vec<Option<Content>> {
         let ports: Vec<String> = {
             let state = self.state();
-            let port = |name: &&str| state.running.get(*name).map_or((*name).to_owned(), |running| running.port.clone());
+            let port =
+                |name: &&str| state.running.get(*name).map_or((*name).to_owned(), |running| running.port.clone());
             names.iter().map(port).collect()
         };
         self.keeper.content(&ports.iter().map(String::as_str).collect::<Vec<_>>())
@@ -310,7 +310,8 @@ impl Engine {
             self.take_down(running);
             if let Some(running) = self.state().running.get_mut(name) {
                 let most = self.options.rows_max;
-                running.state = format!("suspended: it held more than {most} rows (sql.stream_rows_max); replace it or drop it");
+                running.state =
+                    format!("suspended: it held more than {most} rows (sql.stream_rows_max); replace it or drop it");
             }
         }
         exceeded.into_iter().map(|(name, _)| name).collect()
@@ -416,13 +417,8 @@ impl Engine {
         let rows = Held::new(port, schema, node.kind, workers, rows_max);
         let fault_schema = fault_codec().schema().clone();
         let faults = Held::new(&format!("{port}!"), fault_schema, Kind::Table, workers, rows_max);
-        let install = Install {
-            port: port.to_owned(),
-            node: node.clone(),
-            start,
-            rows: rows.clone(),
-            faults: faults.clone(),
-        };
+        let install =
+            Install { port: port.to_owned(), node: node.clone(), start, rows: rows.clone(), faults: faults.clone() };
         let running = Running { port: port.to_owned(), node, rows, faults, shares, state: RUNNING.to_owned() };
         Made { install: Arc::new(install), running, parts: Vec::new() }
     }
@@ -484,8 +480,11 @@ impl Engine {
             }
         });
         found.await.map_err(|_| {
-            Refusal::new("sql_not_caught_up", format!("the stream has not caught up within {most} ms (sql.catch_up_ms_max)"))
-                .hint("is the dataflow behind its input? look at its lag, and try again")
+            Refusal::new(
+                "sql_not_caught_up",
+                format!("the stream has not caught up within {most} ms (sql.catch_up_ms_max)"),
+            )
+            .hint("is the dataflow behind its input? look at its lag, and try again")
         })
     }
 }

@@ -81,12 +81,7 @@ pub(super) fn exit_events(events: Stream<'_, Tick, Batch>, exit: Exit, probe: &P
 }
 
 /// Makes a stream of events of the main job readable.
-pub fn export_events(
-    events: Stream<'_, Tick, Batch>,
-    core: &Core,
-    live: &super::Live,
-    probe: &ProbeHandle<Tick>,
-) {
+pub fn export_events(events: Stream<'_, Tick, Batch>, core: &Core, live: &super::Live, probe: &ProbeHandle<Tick>) {
     let Some(exit) = live.exit(core.name) else { return };
     let (schema, places) = core.seen();
     let out = event_schema(&schema);
@@ -134,12 +129,7 @@ fn columns(rows: &RecordBatch, places: &[usize], schema: &datafusion::arrow::dat
 }
 
 /// Makes a table of the main job readable, from its raw changelog.
-pub fn export_table(
-    changelog: Stream<'_, Tick, Batch>,
-    core: &Core,
-    live: &super::Live,
-    probe: &ProbeHandle<Tick>,
-) {
+pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &super::Live, probe: &ProbeHandle<Tick>) {
     let Some(exit) = live.exit(core.name) else { return };
     let (schema, places) = core.seen();
     let key = *core.key.first().expect("a table has a key");
@@ -184,4 +174,3 @@ impl super::Live {
         Some(Exit { port: self.ports().open(name), held, keeper: self.keeper().clone(), worker: self.index() })
     }
 }
-

@@ -200,7 +200,8 @@ pub fn keyed<'s>(
 /// Keys and arguments of a GROUP BY: the first `keys` columns, and the others.
 pub fn split<'s>(table: Table<'s>, schema: &SchemaRef, keys: usize) -> Result<(Keyed<'s>, Table<'s>)> {
     let kinds = types(schema);
-    let (codec, key, value) = (Codec::new(schema.clone())?, Codec::new(canonical(&kinds[..keys]))?, Codec::new(canonical(&kinds[keys..]))?);
+    let (codec, key, value) =
+        (Codec::new(schema.clone())?, Codec::new(canonical(&kinds[..keys]))?, Codec::new(canonical(&kinds[keys..]))?);
     Ok(each(table, "Split", codec, move |updates, batch| {
         let columns: Vec<ArrayRef> = batch.columns()[..keys].iter().map(as_key).collect();
         let by = key.encode(&columns, updates.len())?;

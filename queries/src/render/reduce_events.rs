@@ -179,6 +179,7 @@ pub(super) fn reduce_events<'s>(
 /// The next tick before `upto` with rows, or at which groups end. Input that has ended moves time no more.
 fn next(waiting: &[Waiting], reduce: &Reduce, upto: Tick) -> Option<Tick> {
     let data = waiting.iter().filter_map(Waiting::tick).min().filter(|tick| *tick < upto);
-    let timer = reduce.due().filter(|tick| *tick < upto && (upto != Tick::MAX || data.is_some_and(|data| *tick <= data)));
+    let timer =
+        reduce.due().filter(|tick| *tick < upto && (upto != Tick::MAX || data.is_some_and(|data| *tick <= data)));
     data.into_iter().chain(timer).min()
 }

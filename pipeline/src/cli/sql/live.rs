@@ -1,0 +1,198 @@
+//! `haulstream sql add | replace | drop | list | tail`: derived streams of a running pipeline, over its HTTP interface.
+//!
+//! Invariant: the pipeline decides; what it answers is shown as it is, and an error of it is the command's.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use reqwest::{Client, Method, Response};
+use serde_json::Value;
+
+use super::super::{Failure, print};
+
+/// How long a pipeline may take to take a connection.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// What can be asked of a running pipeline.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Action {
+    /// Add a stream to a running pipeline; done when it answers.
+    #[command(after_help = "\
+Examples:
+  haulstream sql add queries/streams/overspeed.sql
+  haulstream sql add overspeed.sql --server http://127.0.0.1:9000
+A stream over events sees those that arrive from then on; what is in sql.streams at the start sees all of the log.")]
+    Add {
+        /// The file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Put a new version in the place of a stream. The old one answers until the new one has caught up.
+    Replace {
+        /// The file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Take a stream down and free what it holds.
+    Drop {
+        /// The stream.
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// List the streams: state, rows, bytes, changes, rows with errors, and the time that they are of.
+    List {
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Show a stream's content and then its changes as they happen, a line of JSON each.
+    #[command(after_help = "\
+Examples:
+  haulstream sql tail overspeed
+  haulstream sql tail overspeed --changes 100      end after so many lines")]
+    Tail {
+        /// The stream.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Lines after which it ends; without it, when it is interrupted.
+        #[arg(long, value_name = "N")]
+        changes: Option<usize>,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+/// Where the pipeline is.
+#[derive(Args, Clone, Debug)]
+pub struct Server {
+    /// Address of the pipeline's edge.
+    #[arg(long = "server", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+}
+
+/// Does what is asked.
+///
+/// # Errors
+/// What the pipeline refuses, or why it cannot be asked.
+pub fn run(action: &Action) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::Runtime(format!("cannot start the runtime: {why}")))?;
+    runtime.block_on(async {
+        match action {
+            Action::Add { file, server } => {
+                let told = server.json(Method::POST, "", text(file)?).await?;
+                print(&table(&[told]))
+            }
+            Action::Replace { file, server } => {
+                let text = text(file)?;
+                let name = queries::catalog::declared(&text).ok_or_else(|| {
+                    Failure::Usage(format!("{}: no CREATE MATERIALIZED VIEW name AS …", file.display()))
+                })?;
+                let told = server.json(Method::PUT, &format!("/{name}"), text).await?;
+                print(&table(&[told]))
+            }
+            Action::Drop { name, server } => {
+                server.json(Method::DELETE, &format!("/{name}"), String::new()).await?;
+                print(&format!("{name} is dropped\n"))
+            }
+            Action::List { server } => {
+                let told = server.json(Method::GET, "", String::new()).await?;
+                print(&table(told.as_array().map_or(&[][..], Vec::as_slice)))
+            }
+            Action::Tail { name, changes, server } => server.tail(name, changes.unwrap_or(usize::MAX)).await,
+        }
+    })
+}
+
+fn text(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|why| Failure::Usage(format!("cannot read {}: {why}", file.display())))
+}
+
+impl Server {
+    async fn ask(&self, method: Method, path: &str, body: String) -> Result<Response, Failure> {
+        let url = format!("{}/v1/streams{path}", self.url.trim_end_matches('/'));
+        let client = Client::builder().connect_timeout(CONNECT_WAIT).build();
+        let client = client.map_err(|why| Failure::Runtime(format!("cannot make a client: {why}")))?;
+        let answer = client.request(method, &url).body(body).send().await;
+        let answer = answer.map_err(|why| {
+            let message = format!("no pipeline answers at {}: {}", self.url, why.without_url());
+            Failure::Runtime(format!(
+                "{message}; is it running, with sql.enabled, and is this the address of edge.listen?"
+            ))
+        })?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let told: Value = answer.json().await.unwrap_or_default();
+        let part = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+        let mut message = match told["code"].as_str() {
+            Some(code) => format!("{code}: {}", part("message")),
+            None => format!("the pipeline answers {status}"),
+        };
+        for (name, before) in [("field", " (at "), ("hint", "\nhint: ")] {
+            if let Some(text) = told[name].as_str() {
+                message += &format!("{before}{text}{}", if name == "field" { ")" } else { "" });
+            }
+        }
+        Err(Failure::Runtime(message))
+    }
+
+    async fn json(&self, method: Method, path: &str, body: String) -> Result<Value, Failure> {
+        let answer = self.ask(method, path, body).await?;
+        answer.json().await.map_err(|why| Failure::Runtime(format!("the answer is no JSON: {}", why.without_url())))
+    }
+
+    async fn tail(&self, name: &str, most: usize) -> Result<(), Failure> {
+        let mut answer = self.ask(Method::GET, &format!("/{name}/changes"), String::new()).await?;
+        let (mut rest, mut shown): (Vec<u8>, usize) = (Vec::new(), 0);
+        loop {
+            let chunk = answer.chunk().await;
+            let chunk =
+                chunk.map_err(|why| Failure::Runtime(format!("the pipeline went away: {}", why.without_url())))?;
+            let Some(chunk) = chunk else {
+                return Err(Failure::Runtime("the stream has ended: dropped or replaced".into()));
+            };
+            rest.extend_from_slice(&chunk);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                print(&String::from_utf8_lossy(&line))?;
+                shown += 1;
+                if shown >= most {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The streams as lines with columns.
+fn table(streams: &[Value]) -> String {
+    let head = ["NAME", "STATE", "KIND", "ROWS", "BYTES", "CHANGES", "ERRORS", "SHARED", "READS", "AS OF"];
+    let mut lines: Vec<Vec<String>> = vec![head.iter().map(|word| (*word).to_owned()).collect()];
+    for stream in streams {
+        let text = |name: &str| match &stream[name] {
+            Value::String(text) => text.clone(),
+            Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+            other => other.to_string(),
+        };
+        let at = stream["as_of"].as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let mut line: Vec<String> =
+            ["name", "state", "kind", "rows", "bytes", "changes", "faults", "shares", "reads"].map(text).to_vec();
+        line.push(at.map_or_else(String::new, |at| at.to_string()));
+        lines.push(line);
+    }
+    let widths: Vec<usize> =
+        (0..head.len()).map(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0)).collect();
+    let shown = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    lines.iter().map(shown).collect()
+}
