@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float64Type, SchemaRef};
@@ -110,6 +111,9 @@ impl Output {
     }
 }
 
+/// Longest time that a worker waits for another.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Runs the plans in one dataflow on `workers` workers.
 pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Output> {
     let outputs: Arc<Vec<Mutex<Output>>> = Arc::new(plans.iter().map(|_| Mutex::default()).collect());
@@ -160,13 +164,14 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
             if round % 3 != 1 {
                 handles.iter_mut().for_each(|handle| handle.advance_to(tick + 1));
                 while probe.less_than(&(tick + 1)) {
-                    worker.step();
+                    // Workers that wait leave the processor to those that work.
+                    worker.step_or_park(Some(PAUSE));
                 }
             }
         }
         handles.iter_mut().for_each(|handle| handle.advance_to(end));
         while probe.less_than(&end) {
-            worker.step();
+            worker.step_or_park(Some(PAUSE));
         }
     })
     .expect("workers start");
