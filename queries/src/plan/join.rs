@@ -24,7 +24,8 @@ pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
     let both_schema = canonical(&both);
     let filter = join.filter.as_ref().map(|filter| Scope::over(&names, &both_schema)?.express(filter)).transpose()?;
     let (left, right, filter) = if join.null_aware { (left, right, filter) } else { sides(join, left, right, filter)? };
-    if on.is_empty() && !cheap(&left) && !cheap(&right) && !(filter.is_none() && whether_any(join)) {
+    let bounded = cheap(&left) || cheap(&right) || (filter.is_none() && whether_any(join));
+    if on.is_empty() && !bounded {
         return Err(refused(
             "a join without an equality compares every row with every other; add an equality of columns to ON",
         ));
