@@ -118,13 +118,22 @@ pub fn read(broker: &Kafka, topic: &str) -> Vec<Seen> {
         .set("enable.auto.commit", "false")
         .create()
         .expect("a consumer");
-    let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("metadata");
+    // A broker tells of a topic that was just made before each of its partitions has a leader.
+    let mut bounds: Vec<(i32, i64)> = Vec::new();
+    wait_until(DEADLINE, "the topic's partitions have leaders", || {
+        let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).expect("metadata");
+        let partitions = metadata.topics()[0].partitions().iter().map(|partition| partition.id());
+        let found = partitions.map(|id| {
+            let (low, high) = consumer.fetch_watermarks(topic, id, DEADLINE).ok()?;
+            Some((id, high - low))
+        });
+        bounds = found.collect::<Option<Vec<_>>>().unwrap_or_default();
+        !bounds.is_empty()
+    });
     let mut assigned = TopicPartitionList::new();
-    let mut left = 0;
-    for partition in metadata.topics()[0].partitions() {
-        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), DEADLINE).expect("watermarks");
-        left += high - low;
-        assigned.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("a partition of the topic");
+    let left: i64 = bounds.iter().map(|(_, records)| records).sum();
+    for (partition, _) in bounds {
+        assigned.add_partition_offset(topic, partition, Offset::Beginning).expect("a partition of the topic");
     }
     consumer.assign(&assigned).expect("an assignment");
     let mut seen = Vec::new();
