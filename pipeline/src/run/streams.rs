@@ -105,7 +105,8 @@ fn declare_all(engine: &Engine, directory: &Path) -> Result<(), String> {
         let mut failed = Vec::new();
         waiting.retain(|(file, text)| match engine.declare(text) {
             Ok(name) => {
-                info!(stream = name, "declared");
+                let notes = engine.status(&name).map(|status| status.notes.join("; ")).unwrap_or_default();
+                info!(stream = name, notes, "declared");
                 false
             }
             Err(why) => {

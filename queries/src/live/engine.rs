@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use operators::error::Refusal;
 use operators::time::Tick;
@@ -13,15 +12,10 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::Live;
-use super::command::{Begin, Command, Commands, Install, Start};
+use super::command::{Commands, Start};
 use super::keep::{Change, Content, Held, Keeper};
-use super::worker::reads;
 use crate::catalog::{Catalog, View};
-use crate::plan::{Id, Kind, Node, renamed, shareable, substitute};
-use crate::render::fault_codec;
-
-/// How often a change looks whether it may go on.
-const LOOK: Duration = Duration::from_millis(2);
+use crate::plan::{Kind, Node};
 
 /// What derived streams may take.
 #[derive(Clone, Copy, Debug)]
@@ -61,38 +55,40 @@ pub struct Status {
     pub as_of: Tick,
     /// Parts that it shares with others.
     pub shares: usize,
+    /// What its declaration asks for that is not done yet.
+    pub notes: Vec<String>,
     /// What was declared.
     pub sql: String,
 }
 
 #[derive(Clone)]
-struct Running {
-    port: String,
-    node: Arc<Node>,
-    rows: Arc<Held>,
-    faults: Arc<Held>,
+pub(super) struct Running {
+    pub port: String,
+    pub node: Arc<Node>,
+    pub rows: Arc<Held>,
+    pub faults: Arc<Held>,
     /// Ports of parts that others have too.
-    shares: BTreeSet<String>,
-    state: String,
+    pub shares: BTreeSet<String>,
+    pub state: String,
 }
 
 #[derive(Default)]
-struct State {
-    catalog: Catalog,
-    running: BTreeMap<String, Running>,
+pub(super) struct State {
+    pub catalog: Catalog,
+    pub running: BTreeMap<String, Running>,
     /// Parts that several streams have, by their ports, and how many do.
-    parts: BTreeMap<String, (Running, usize)>,
-    versions: u64,
+    pub parts: BTreeMap<String, (Running, usize)>,
+    pub versions: u64,
 }
 
 /// The derived streams of a process.
 pub struct Engine {
     state: Mutex<State>,
     changing: tokio::sync::Mutex<()>,
-    commands: Arc<Commands>,
-    keeper: Keeper,
+    pub(super) commands: Arc<Commands>,
+    pub(super) keeper: Keeper,
     bases: Arc<BTreeMap<String, Arc<Held>>>,
-    options: Options,
+    pub(super) options: Options,
 }
 
 impl Engine {
@@ -123,7 +119,7 @@ impl Engine {
         &self.keeper
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -261,6 +257,7 @@ impl Engine {
             faults: running.map_or(0, |running| running.faults.figures().0),
             as_of: self.keeper.as_of(),
             shares: running.map_or(0, |running| running.shares.len()),
+            notes: notes(view),
             sql: view.declaration.text.clone(),
         }
     }
@@ -318,7 +315,19 @@ impl Engine {
     }
 }
 
-const RUNNING: &str = "running";
+pub(super) const RUNNING: &str = "running";
+
+/// What is understood and checked, and does nothing yet.
+fn notes(view: &View) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !view.declaration.sinks.is_empty() {
+        notes.push(format!("changes do not go to {} yet", view.declaration.sinks.join(", ")));
+    }
+    if view.declaration.access.is_some() {
+        notes.push("every reader sees all rows: rights are not checked yet".to_owned());
+    }
+    notes
+}
 
 /// Materialised streams that read a name, themselves or through others, each after what it reads.
 fn readers(catalog: &Catalog, name: &str) -> Vec<String> {
@@ -330,177 +339,6 @@ fn readers(catalog: &Catalog, name: &str) -> Vec<String> {
             found.push(reader.to_owned());
             next.insert(0, reader.to_owned());
         }
-    }
-    found
-}
-
-/// A stream that is ready to be installed.
-struct Made {
-    install: Arc<Install>,
-    running: Running,
-    /// Parts that became shared for it.
-    parts: Vec<Arc<Install>>,
-}
-
-impl Engine {
-    /// Builds a stream on the running dataflow.
-    async fn build(&self, view: &View) -> Result<Running, Refusal> {
-        let made = self.make(view, &|| Start::after(self.options.workers))?;
-        for part in &made.parts {
-            self.start(part).await.inspect_err(|_| self.take_down(&made.running))?;
-        }
-        self.put_up(made.install.clone());
-        self.start(&made.install).await.inspect_err(|_| self.take_down(&made.running))?;
-        Ok(made.running)
-    }
-
-    /// Chooses what the stream shares, and with it the plan that is built. Parts that become shared are installed.
-    fn make(&self, view: &View, start: &dyn Fn() -> Start) -> Result<Made, Refusal> {
-        let mut state = self.state();
-        if state.running.len() + state.parts.len() >= self.options.streams_max {
-            let message = format!("there are {} streams (sql.streams_max)", self.options.streams_max);
-            return Err(Refusal::new("sql_too_many_streams", message).hint("drop one first"));
-        }
-        let node = renamed(&view.node, &|name| {
-            state.running.get(name).map_or_else(|| name.to_owned(), |running| running.port.clone())
-        });
-        let mine: BTreeSet<Id> = shareable(&node).into_iter().map(|(id, _)| id).collect();
-        let mut ports: BTreeMap<Id, String> = BTreeMap::new();
-        for (port, (part, _)) in &state.parts {
-            ports.insert(part.node.id, port.clone());
-        }
-        // A part that another stream has inside of it becomes a stream of its own.
-        let others = state.running.values().flat_map(|running| shareable(&running.node));
-        let common: BTreeMap<Id, Arc<Node>> =
-            others.filter(|(id, _)| mine.contains(id) && !ports.contains_key(id)).collect();
-        let mut installs = Vec::new();
-        for (id, part) in outermost(&common, &node) {
-            state.versions += 1;
-            let port = format!("={id}.{}", state.versions);
-            let made = self.stream(&port, part.schema.clone(), part, BTreeSet::new(), start());
-            ports.insert(id, port.clone());
-            state.parts.insert(port, (made.running.clone(), 0));
-            installs.push(made.install);
-        }
-        let whole = ports.get(&node.id).cloned();
-        let shared = std::cell::RefCell::new(BTreeSet::new());
-        let node = substitute(&node, &|part| {
-            let port = ports.get(&part.id).or(whole.as_ref().filter(|_| part.id == node.id))?;
-            shared.borrow_mut().insert(port.clone());
-            Some(port.clone())
-        });
-        let shares = shared.into_inner();
-        for port in &shares {
-            if let Some((_, users)) = state.parts.get_mut(port) {
-                *users += 1;
-            }
-        }
-        state.versions += 1;
-        let port = format!("{}.{}", view.relation.name, state.versions);
-        drop(state);
-        for install in &installs {
-            self.put_up(install.clone());
-        }
-        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start());
-        Ok(Made { parts: installs, ..made })
-    }
-
-    fn stream(
-        &self,
-        port: &str,
-        schema: datafusion::arrow::datatypes::SchemaRef,
-        node: Arc<Node>,
-        shares: BTreeSet<String>,
-        start: Start,
-    ) -> Made {
-        let Options { workers, rows_max, .. } = self.options;
-        let rows = Held::new(port, schema, node.kind, workers, rows_max);
-        let fault_schema = fault_codec().schema().clone();
-        let faults = Held::new(&format!("{port}!"), fault_schema, Kind::Table, workers, rows_max);
-        let install =
-            Install { port: port.to_owned(), node: node.clone(), start, rows: rows.clone(), faults: faults.clone() };
-        let running = Running { port: port.to_owned(), node, rows, faults, shares, state: RUNNING.to_owned() };
-        Made { install: Arc::new(install), running, parts: Vec::new() }
-    }
-
-    fn put_up(&self, install: Arc<Install>) {
-        self.keeper.add(install.rows.clone());
-        self.keeper.add(install.faults.clone());
-        self.commands.push(Command::Install(install));
-    }
-
-    fn take_down(&self, running: &Running) {
-        if running.state != RUNNING {
-            return;
-        }
-        self.commands.push(Command::Drop(running.port.clone()));
-        self.keeper.remove(&running.rows.port);
-        self.keeper.remove(&running.faults.port);
-        for part in &running.shares {
-            let mut state = self.state();
-            let Some((_, users)) = state.parts.get_mut(part) else { continue };
-            *users -= 1;
-            if *users == 0
-                && let Some((unused, _)) = state.parts.remove(part)
-            {
-                drop(state);
-                self.take_down(&unused);
-            }
-        }
-    }
-
-    /// Brings an installed stream to where the others are.
-    async fn start(&self, install: &Install) -> Result<(), Refusal> {
-        let first = self.begin(install).await?;
-        self.until(|| self.keeper.is_caught_up(&install.port, first).then_some(())).await?;
-        install.start.forget();
-        Ok(())
-    }
-
-    /// Waits until the workers have everything, and lets them begin with the content of what the stream reads. Returns the
-    /// first tick.
-    async fn begin(&self, install: &Install) -> Result<Tick, Refusal> {
-        let whole_from = self.until(|| install.start.whole_from()).await?;
-        self.until(|| (self.keeper.as_of() + 1 >= whole_from).then_some(())).await?;
-        let ports: Vec<String> = reads(install).into_iter().map(|(name, _)| name).collect();
-        let (as_of, content) = self.keeper.rows(&ports);
-        install.start.begin(Begin { tick: as_of + 1, content });
-        self.commands.wake();
-        Ok(as_of + 1)
-    }
-
-    async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Refusal> {
-        let most = self.options.catch_up_ms_max;
-        let found = tokio::time::timeout(Duration::from_millis(most), async {
-            loop {
-                match look() {
-                    Some(found) => return found,
-                    None => tokio::time::sleep(LOOK).await,
-                }
-            }
-        });
-        found.await.map_err(|_| {
-            Refusal::new(
-                "sql_not_caught_up",
-                format!("the stream has not caught up within {most} ms (sql.catch_up_ms_max)"),
-            )
-            .hint("is the dataflow behind its input? look at its lag, and try again")
-        })
-    }
-}
-
-/// Of the common parts those that lie in no other, in the order of the plan.
-fn outermost(common: &BTreeMap<Id, Arc<Node>>, node: &Arc<Node>) -> Vec<(Id, Arc<Node>)> {
-    let mut found: Vec<(Id, Arc<Node>)> = Vec::new();
-    let mut see = vec![node.clone()];
-    while let Some(node) = see.pop() {
-        if common.contains_key(&node.id) {
-            if found.iter().all(|(id, _)| *id != node.id) {
-                found.push((node.id, node));
-            }
-            continue;
-        }
-        see.extend(node.inputs().into_iter().cloned());
     }
     found
 }
