@@ -176,7 +176,11 @@ impl Server {
 fn table(streams: &[Value]) -> String {
     let head = ["NAME", "STATE", "KIND", "ROWS", "BYTES", "CHANGES", "ERRORS", "SHARED", "READS", "AS OF"];
     let mut lines: Vec<Vec<String>> = vec![head.iter().map(|word| (*word).to_owned()).collect()];
+    let mut notes = String::new();
     for stream in streams {
+        for note in stream["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            notes += &format!("note: {}: {note}\n", stream["name"].as_str().unwrap_or_default());
+        }
         let text = |name: &str| match &stream[name] {
             Value::String(text) => text.clone(),
             Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
@@ -194,5 +198,5 @@ fn table(streams: &[Value]) -> String {
         let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
-    lines.iter().map(shown).collect()
+    lines.iter().map(shown).collect::<String>() + &notes
 }
