@@ -149,8 +149,8 @@ fn filter(filter: &Filter, inputs: &Inputs) -> Result<Arc<Node>> {
     if bounds.is_empty() {
         return Ok(input);
     }
-    let types = types(&input.schema);
-    Ok(Node::new(Op::Temporal { input, bounds }, &types, Kind::Table, false, None))
+    let (types, rows_max) = (types(&input.schema), input.rows_max);
+    Ok(Node::new(Op::Temporal { input, bounds }, &types, Kind::Table, false, rows_max))
 }
 
 /// The different rows.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::execution::context::ExecutionProps;
@@ -28,7 +27,6 @@ pub fn window(window: &Window, inputs: &Inputs) -> Result<Arc<Node>> {
     }
     let scope = Scope::new(window.input.schema(), &input)?;
     let mut functions = Vec::with_capacity(window.window_expr.len());
-    let mut kinds: Vec<DataType> = types(&input.schema);
     for expr in &window.window_expr {
         refuse_now(expr)?;
         let placed = scope.placed(&unalias(expr))?;
@@ -37,15 +35,24 @@ pub fn window(window: &Window, inputs: &Inputs) -> Result<Arc<Node>> {
         // The name is all that tells of a function and of the arguments that are no columns, as the offset of lag.
         let name = placed.to_string();
         let function = create_window_expr_with_name(&placed, name, scope.places(), &props, &Default::default())?;
-        kinds.push(function.field()?.data_type().clone());
         functions.push(function);
     }
-    let Some(first) = functions.first() else { return Ok(input) };
-    let partition = first.partition_by().to_vec();
-    let order = first.order_by().iter().map(|by| (by.expr.clone(), by.options)).collect();
-    if functions.iter().any(|f| f.partition_by() != partition || f.order_by() != first.order_by()) {
-        return Err(refused("window functions of one step with different partitions or orders"));
+    // The library puts functions into one step where one sort would do for all; a group is in one order.
+    let same = |a: &Arc<dyn WindowExpr>, b: &Arc<dyn WindowExpr>| {
+        a.partition_by() == b.partition_by() && a.order_by() == b.order_by()
+    };
+    let steps = functions.chunk_by(same).map(<[_]>::to_vec).collect::<Vec<_>>();
+    steps.into_iter().try_fold(input, step)
+}
+
+/// Adds functions of one partition and order to the columns of a node.
+fn step(input: Arc<Node>, functions: Vec<Arc<dyn WindowExpr>>) -> Result<Arc<Node>> {
+    let mut kinds = types(&input.schema);
+    for function in &functions {
+        kinds.push(function.field()?.data_type().clone());
     }
+    let partition = functions[0].partition_by().to_vec();
+    let order = functions[0].order_by().iter().map(|by| (by.expr.clone(), by.options)).collect();
     let rows_max = input.rows_max;
     Ok(Node::new(Op::Window { input, partition, order, functions }, &kinds, Kind::Table, false, rows_max))
 }

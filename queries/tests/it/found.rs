@@ -119,6 +119,19 @@ fn the_group_of_everything_is_there_without_rows_and_aggregates() {
 }
 
 #[test]
+fn window_functions_of_several_orders_in_one_step() {
+    check(
+        "SELECT a, n, last_value(a) OVER (PARTITION BY a ORDER BY n, a DESC) AS x, dense_rank() OVER (PARTITION BY a ORDER \
+         BY a DESC, n) AS y, first_value(n) OVER (PARTITION BY a ORDER BY a, n) AS z FROM (SELECT DISTINCT a, n FROM u) AS d",
+    );
+}
+
+#[test]
+fn one_row_for_a_time_is_one_row() {
+    check("SELECT u.a, x.m FROM u CROSS JOIN (SELECT max(ts) AS m FROM t) AS x WHERE x.m <= now()");
+}
+
+#[test]
 fn frames_of_more_rows_than_there_are_numbers() {
     let tables = tables(&mut Random::new(0), 4);
     let sql = "SELECT sum(a) OVER (ORDER BY a, n ROWS BETWEEN CURRENT ROW AND 18446744073709551615 FOLLOWING) FROM u";
