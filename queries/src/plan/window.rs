@@ -116,7 +116,7 @@ pub fn told(function: &Arc<dyn WindowExpr>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::datatypes::{Field, Schema};
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
     use crate::plan::plan_sql;
