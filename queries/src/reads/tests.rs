@@ -128,7 +128,8 @@ async fn memory_rows_and_time_are_limited() {
     let narrow = with(question::Options { memory_bytes_max: 1 << 20, rows_max: 1_000_000, ..ROOMY.question });
     assert_eq!(refused(&narrow, "SELECT * FROM speeds").await.code, "sql_resource_exceeded");
     assert_eq!(narrow.query("SELECT * FROM speeds LIMIT 5").await.unwrap().rows(), 5);
-    let brief = with(question::Options { time_ms_max: 200, ..ROOMY.question });
+    // The time has to be up before the memory is.
+    let brief = with(question::Options { time_ms_max: 200, memory_bytes_max: 8 << 30, ..ROOMY.question });
     let sql = "SELECT count(*) FROM speeds a JOIN speeds b USING (company_id) JOIN speeds c USING (company_id)";
     assert_eq!(refused(&brief, sql).await.code, "sql_time_limit");
     let sql = "SELECT count(*) FROM speeds a, speeds b WHERE a.hour + b.hour = 1";
@@ -140,7 +141,8 @@ async fn memory_rows_and_time_are_limited() {
 async fn questions_wait_for_their_turn() {
     let relations = small();
     relations.set(vec![(&Name::new(PUBLIC, "speeds"), vec![speeds(100_000)])]);
-    let question = question::Options { time_ms_max: 300, ..ROOMY.question };
+    // The time has to be up before the memory is.
+    let question = question::Options { time_ms_max: 300, memory_bytes_max: 8 << 30, ..ROOMY.question };
     let reads = Arc::new(reads(relations, Options { question, questions_max: 1 }));
     let long = "SELECT count(*) FROM speeds a JOIN speeds b USING (company_id) JOIN speeds c USING (company_id)";
     let busy = tokio::spawn({
