@@ -3,6 +3,8 @@
 //! Invariant: two rows of one schema are equal exactly if their bytes are; the bytes of two rows one after the other are
 //! the row of the two schemas one after the other, so that a join has nothing to decode.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,6 +17,25 @@ use serde::{Deserialize, Serialize};
 
 /// How often a row is there; negative where it leaves.
 pub type Diff = i64;
+
+/// Adds to how often a key is there; one that is there no more is not kept.
+pub fn count<K: Ord>(counts: &mut BTreeMap<K, Diff>, key: K, diff: Diff) {
+    match counts.entry(key) {
+        Entry::Vacant(entry) if diff != 0 => drop(entry.insert(diff)),
+        Entry::Vacant(_) => {}
+        Entry::Occupied(mut entry) => {
+            *entry.get_mut() += diff;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// Each key as often as it is there.
+pub fn repeated<K>(counts: &BTreeMap<K, Diff>) -> impl Iterator<Item = &K> {
+    counts.iter().flat_map(|(key, count)| std::iter::repeat_n(key, usize::try_from(*count).unwrap_or(0)))
+}
 
 /// One row, cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

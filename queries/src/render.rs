@@ -10,6 +10,7 @@ mod group;
 mod join;
 mod lookup;
 mod map;
+mod outputs;
 mod reduce;
 mod reduce_events;
 mod temporal;

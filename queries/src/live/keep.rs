@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use operators::row::{Codec, Diff, Row};
+use operators::row::{Codec, Diff, Row, count, repeated};
 use operators::time::Tick;
 use tokio::sync::broadcast;
 
@@ -256,9 +256,7 @@ impl Keeper {
 
 impl Shelf {
     fn content(&self, as_of: Tick) -> Content {
-        let rows = self.rows.iter();
-        let rows = rows.flat_map(|(row, count)| std::iter::repeat_n(row.clone(), (*count).max(0) as usize));
-        Content { as_of, schema: self.held.schema.clone(), rows: rows.collect() }
+        Content { as_of, schema: self.held.schema.clone(), rows: repeated(&self.rows).cloned().collect() }
     }
 
     /// Applies the changes up to a tick.
@@ -275,11 +273,7 @@ impl Shelf {
             if self.held.kind == Kind::Table {
                 for (row, diff) in &rows {
                     bytes += row.bytes().len() as i64 * diff;
-                    let count = self.rows.entry(row.clone()).or_default();
-                    *count += diff;
-                    if *count == 0 {
-                        self.rows.remove(row);
-                    }
+                    count(&mut self.rows, row.clone(), *diff);
                 }
             }
             if self.held.watchers.receiver_count() > 0 && !rows.is_empty() {

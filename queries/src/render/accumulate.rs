@@ -15,7 +15,7 @@ use datafusion::arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int64T
 use datafusion::error::Result;
 use datafusion::scalar::ScalarValue;
 use operators::exact_sum::ExactSum;
-use operators::row::{Codec, Diff, Row};
+use operators::row::{Codec, Diff, Row, count, repeated};
 
 use crate::plan::{Aggregate, canonical};
 
@@ -157,11 +157,7 @@ impl Kept {
     fn anew(&self, state: &State) -> Result<Row> {
         let State::Values(values) = state else { return Ok(self.null.clone()) };
         let codec = self.rows.as_ref().expect("kept by their rows");
-        let mut rows: Vec<&Row> = Vec::new();
-        for (row, count) in values {
-            rows.extend(std::iter::repeat_n(row, usize::try_from(*count).unwrap_or(0)));
-        }
-        let mut batch = codec.decode(rows)?;
+        let mut batch = codec.decode(repeated(values))?;
         let by = self.aggregate.arguments.len();
         if !self.aggregate.order.is_empty() {
             let options: Vec<SortOptions> = self.aggregate.order.iter().map(|(_, options)| *options).collect();
@@ -242,11 +238,7 @@ impl Taken {
                 }
             }
             State::Values(values) => {
-                let count = values.entry(self.rows[row].clone()).or_default();
-                *count += diff;
-                if *count == 0 {
-                    values.remove(&self.rows[row]);
-                }
+                count(values, self.rows[row].clone(), diff);
             }
         }
     }

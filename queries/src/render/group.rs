@@ -8,12 +8,11 @@ use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate;
 use operators::row::{Diff, Row};
 use operators::time::Tick;
-use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use super::outputs::{Outputs, Updates};
 use super::{Fault, Keyed, Table};
 
 /// What becomes of groups of rows.
@@ -59,8 +58,6 @@ impl Out {
     }
 }
 
-type Updates = Vec<(Row, Tick, Diff)>;
-
 /// Keeps groups; each key lives on one worker.
 pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Table<'s>, Table<'s>) {
     let scope = keyed.inner.scope();
@@ -68,13 +65,10 @@ pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Tabl
     let mut builder = OperatorBuilder::new(name.into(), scope);
     let exchange = Exchange::new(|((key, _), _, _): &((Row, Row), Tick, Diff)| key.spread());
     let mut input = builder.new_input(keyed.inner, exchange);
-    let (rows_output, rows) = builder.new_output();
-    let (fault_output, faults) = builder.new_output();
-    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(rows_output);
-    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
+    let (outputs, rows, faults) = Outputs::add(&mut builder);
     builder.build(move |capabilities| {
         let mut starting = (Row::default().spread() % peers == index).then_some(());
-        let mut held: Option<Vec<Capability<Tick>>> = Some(capabilities);
+        let mut closing = Closing::new(outputs, capabilities);
         let mut pending: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|_, updates| {
@@ -82,42 +76,62 @@ pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Tabl
                     pending.entry(tick).or_default().push((data, diff));
                 }
             });
-            let Some(capabilities) = &mut held else { return };
             let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
             if starting.is_some() && upto > 0 {
                 pending.entry(0).or_default();
             }
             let mut out = Out::default();
-            let (mut rows, mut failed): (Updates, Updates) = (Vec::new(), Vec::new());
-            while let Some(tick) = next(&pending, groups.due(), upto) {
+            while let Some(tick) = next(pending.first_key_value().map(|(tick, _)| *tick), groups.due(), upto) {
                 let mut changes = pending.remove(&tick).unwrap_or_default();
                 if tick == 0 && starting.take().is_some() {
                     groups.start(&mut out);
                 }
                 consolidate(&mut changes);
                 groups.change(tick, &changes, &mut out);
-                rows.extend(out.rows.drain(..).map(|(row, diff)| (row, tick, diff)));
-                failed.extend(out.faults.drain(..).map(|(row, diff)| (row, tick, diff)));
+                closing.take(tick, &mut out);
             }
-            if !rows.is_empty() {
-                rows_output.activate().session(&capabilities[0]).give_container(&mut rows);
-            }
-            if !failed.is_empty() {
-                fault_output.activate().session(&capabilities[1]).give_container(&mut failed);
-            }
-            match upto {
-                Tick::MAX => held = None,
-                upto => capabilities.iter_mut().for_each(|held| held.downgrade(&upto)),
-            }
+            closing.close(upto);
         }
     });
-    (rows.as_collection(), faults.as_collection())
+    (rows.as_collection(), faults)
 }
 
-/// The next tick before `upto` at which there is something to do. Input that has ended moves time no more, and with it no
-/// timer.
-fn next<D>(pending: &BTreeMap<Tick, D>, due: Option<Tick>, upto: Tick) -> Option<Tick> {
-    let data = pending.first_key_value().map(|(tick, _)| *tick).filter(|tick| *tick < upto);
+/// What was computed for the ticks that are being closed, on its way out.
+pub struct Closing {
+    outputs: Outputs<Updates>,
+    /// For rows and for faults; none once the input has ended.
+    held: Option<Vec<Capability<Tick>>>,
+    rows: Updates,
+    faults: Updates,
+}
+
+impl Closing {
+    pub fn new(outputs: Outputs<Updates>, capabilities: Vec<Capability<Tick>>) -> Self {
+        Self { outputs, held: Some(capabilities), rows: Vec::new(), faults: Vec::new() }
+    }
+
+    /// Takes what changes at a tick.
+    pub fn take(&mut self, tick: Tick, out: &mut Out) {
+        self.rows.extend(out.rows.drain(..).map(|(row, diff)| (row, tick, diff)));
+        self.faults.extend(out.faults.drain(..).map(|(row, diff)| (row, tick, diff)));
+    }
+
+    /// Gives it out; nothing before `upto` comes any more.
+    pub fn close(&mut self, upto: Tick) {
+        let Some(held) = &mut self.held else { return };
+        self.outputs.rows(&held[0], std::mem::take(&mut self.rows));
+        self.outputs.faults(&held[1], std::mem::take(&mut self.faults));
+        match upto {
+            Tick::MAX => self.held = None,
+            upto => held.iter_mut().for_each(|held| held.downgrade(&upto)),
+        }
+    }
+}
+
+/// The next tick before `upto` at which there is something to do: `data` has the next rows, at `due` something changes by
+/// itself. Input that has ended moves time no more, and with it no timer.
+pub fn next(data: Option<Tick>, due: Option<Tick>, upto: Tick) -> Option<Tick> {
+    let data = data.filter(|tick| *tick < upto);
     let timer = due.filter(|tick| *tick < upto && (upto != Tick::MAX || data.is_some_and(|data| *tick <= data)));
     data.into_iter().chain(timer).min()
 }

@@ -11,21 +11,19 @@ use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::JoinType;
 use datafusion::error::Result;
-use differential_dataflow::AsCollection;
 use hashbrown::HashMap;
 use operators::batch::Batch;
-use operators::row::{Codec, Diff, Row, any_null, as_key};
+use operators::row::{Codec, Diff, Row, any_null, as_key, count};
 use operators::time::Tick;
-use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::Broadcast;
 
 use super::evaluate::Stage;
-use super::map::{self, Nulls, ticks};
+use super::map::{self, Nulls, in_order, ticks};
+use super::outputs::{Outputs, Updates};
 use super::{Builder, Fault, Keyed, Rendered, Table};
 use crate::plan::{Expression, Join, Kind, Node, canonical, types};
 
@@ -74,23 +72,18 @@ struct Look {
     rows: HashMap<Row, BTreeMap<Row, Diff>, foldhash::fast::FixedState>,
 }
 
-type Updates = Vec<(Row, Tick, Diff)>;
-
 fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) -> (Stream<'s, Tick, Batch>, Table<'s>) {
     let mut builder = OperatorBuilder::new("Lookup".into(), events.scope());
     let mut events_input = builder.new_input(events, Pipeline);
     let mut table_input = builder.new_input(table.inner.broadcast(), Pipeline);
-    let (rows_output, rows) = builder.new_output();
-    let (fault_output, faults) = builder.new_output();
-    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Batch>> = OutputBuilder::from(rows_output);
-    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
+    let (mut outputs, rows, faults) = Outputs::add(&mut builder);
     builder.build(move |_| {
         let mut held: Option<[Capability<Tick>; 2]> = None;
         let mut waiting: Vec<RecordBatch> = Vec::new();
         let mut changes: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
         move |frontiers| {
             events_input.for_each(|time, batch| {
-                waiting.extend(batch.take());
+                waiting.extend(batch.take().map(in_order));
                 if held.as_ref().is_none_or(|held| time.time() < held[0].time()) {
                     held = Some([time.retain(0), time.retain(1)]);
                 }
@@ -107,9 +100,7 @@ fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) ->
             let due = std::mem::replace(&mut changes, later);
             let mut put = |batches: Vec<RecordBatch>, held: &Option<[Capability<Tick>; 2]>| {
                 if let Some(held) = held {
-                    for batch in batches {
-                        rows_output.activate().session(&held[0]).give_container(&mut batch.into());
-                    }
+                    batches.into_iter().for_each(|batch| outputs.rows(&held[0], Batch::from(batch)));
                 }
             };
             for (tick, changes) in due {
@@ -117,31 +108,25 @@ fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) ->
                 look.change(changes);
             }
             put(look.work(&mut waiting, upto, &mut failed), &held);
-            if let Some(held) = &held
-                && !failed.is_empty()
-            {
-                fault_output.activate().session(&held[1]).give_container(&mut failed);
+            if let Some(held) = &held {
+                outputs.faults(&held[1], failed);
             }
-            match waiting.iter().filter_map(|rows| ticks(rows).values().iter().min().copied()).min() {
+            match waiting.iter().filter_map(|rows| ticks(rows).values().first().copied()).min() {
                 None => held = None,
                 Some(first) => held.iter_mut().flatten().for_each(|held| held.downgrade(&first.max(*held.time()))),
             }
         }
     });
-    (rows, faults.as_collection())
+    (rows, faults)
 }
 
 impl Look {
     fn change(&mut self, changes: Vec<((Row, Row), Diff)>) {
         for ((key, row), diff) in changes {
             let rows = self.rows.entry(key.clone()).or_default();
-            let count = rows.entry(row.clone()).or_default();
-            *count += diff;
-            if *count == 0 {
-                rows.remove(&row);
-                if rows.is_empty() {
-                    self.rows.remove(&key);
-                }
+            count(rows, row, diff);
+            if rows.is_empty() {
+                self.rows.remove(&key);
             }
         }
     }
@@ -150,7 +135,6 @@ impl Look {
     fn work(&self, waiting: &mut Vec<RecordBatch>, before: Tick, failed: &mut Updates) -> Vec<RecordBatch> {
         let mut out = Vec::new();
         waiting.retain_mut(|rows| {
-            // Ticks of a batch never go back: readers deliver in the order of the log.
             let cut = ticks(rows).values().partition_point(|tick| *tick < before);
             if cut > 0 {
                 out.extend(self.join(&rows.slice(0, cut), failed));

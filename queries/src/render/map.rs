@@ -5,23 +5,23 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
-use datafusion::arrow::compute::take;
+use datafusion::arrow::compute::{take, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::Result;
 use datafusion::physical_expr::expressions::Column;
-use differential_dataflow::AsCollection;
+use differential_dataflow::{AsCollection, VecCollection};
 use operators::batch::{Batch, TICK, u64s};
 use operators::row::{Codec, Diff, Row, any_null, as_key};
 use operators::time::Tick;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::vec::ToStream;
 use timely::dataflow::{Scope, Stream};
 
 use super::evaluate::Stage;
+use super::outputs::{Outputs, Updates};
 use super::{Builder, Fault, Keyed, Rendered, Table};
 use crate::plan::{Expression, Node, canonical, types};
 
@@ -51,7 +51,7 @@ impl<'s> Builder<'s> {
             }
             Rendered::Table(table) => {
                 let (from, to) = (Codec::new(input.schema.clone())?, Codec::new(node.schema.clone())?);
-                let (table, faults) = each(table, "Map", from, move |_, batch| {
+                let (table, faults) = each(table, "Map", itself, from, move |_, batch| {
                     let done = stage.evaluate(batch)?;
                     let rows = to.encode(&done.columns, done.rows.len())?;
                     Ok((done.rows.into_iter().zip(rows).collect(), done.failed))
@@ -77,11 +77,7 @@ fn map_events<'s>(
 ) -> (Stream<'s, Tick, Batch>, Table<'s>) {
     let mut builder = OperatorBuilder::new("MapEvents".into(), events.scope());
     let mut input = builder.new_input(events, Pipeline);
-    let (rows_output, rows) = builder.new_output();
-    let (fault_output, faults) = builder.new_output();
-    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Batch>> = OutputBuilder::from(rows_output);
-    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>> =
-        OutputBuilder::from(fault_output);
+    let (mut outputs, rows, faults) = Outputs::add(&mut builder);
     let schema = event_schema(&schema);
     builder.build(move |_| {
         move |_| {
@@ -89,15 +85,9 @@ fn map_events<'s>(
                 let Some(rows) = batch.take() else { return };
                 let ticks = u64s(&rows, TICK);
                 let done = stage.evaluate(&rows).expect("columns of the plan");
-                if !done.failed.is_empty() {
-                    let mut failed: Vec<_> = done
-                        .failed
-                        .iter()
-                        .map(|(row, why)| (Fault::row("Map", why), ticks.value(*row as usize), 1))
-                        .collect();
-                    let held = time.retain(1);
-                    fault_output.activate().session(&held).give_container(&mut failed);
-                }
+                let failed = done.failed.iter();
+                let failed = failed.map(|(row, why)| (Fault::row("Map", why), ticks.value(*row as usize), 1));
+                outputs.faults(&time.retain(1), failed.collect());
                 if done.rows.is_empty() {
                     return;
                 }
@@ -109,69 +99,62 @@ fn map_events<'s>(
                 let mut columns = done.columns;
                 columns.push(kept);
                 let out = RecordBatch::try_new(schema.clone(), columns).expect("columns of the plan");
-                let held = time.retain(0);
-                rows_output.activate().session(&held).give_container(&mut out.into());
+                outputs.rows(&time.retain(0), Batch::from(out));
             });
         }
     });
-    (rows, faults.as_collection())
+    (rows, faults)
 }
 
 /// Events as rows of a table, which never leave by themselves.
 pub fn insertions<'s>(events: Stream<'s, Tick, Batch>, codec: Codec) -> Table<'s> {
-    let rows =
-        events.unary::<CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>, _, _, _>(Pipeline, "Insertions", |_, _| {
-            move |input, output| {
-                input.for_each(|time, batch| {
-                    let Some(rows) = batch.take() else { return };
-                    let ticks = u64s(&rows, TICK).values();
-                    let columns = &rows.columns()[..codec.schema().fields().len()];
-                    let encoded = codec.encode(columns, rows.num_rows()).expect("columns of the plan");
-                    let mut updates = encoded.into_iter().zip(ticks).map(|(row, tick)| (row, *tick, 1)).collect();
-                    output.session(&time).give_container(&mut updates);
-                });
-            }
-        });
+    let rows = events.unary::<CapacityContainerBuilder<Updates>, _, _, _>(Pipeline, "Insertions", |_, _| {
+        move |input, output| {
+            input.for_each(|time, batch| {
+                let Some(rows) = batch.take() else { return };
+                let ticks = u64s(&rows, TICK).values();
+                let columns = &rows.columns()[..codec.schema().fields().len()];
+                let encoded = codec.encode(columns, rows.num_rows()).expect("columns of the plan");
+                let mut updates = encoded.into_iter().zip(ticks).map(|(row, tick)| (row, *tick, 1)).collect();
+                output.session(&time).give_container(&mut updates);
+            });
+        }
+    });
     rows.as_collection()
 }
 
 type Worked<D> = Result<(Vec<(u32, D)>, Vec<(u32, String)>)>;
 
-/// Works on the rows of each container at once.
-fn each<'s, D: Clone + 'static>(
-    table: Table<'s>,
+/// Works on the rows of each container at once. `row_of` tells the row of what comes in, `codec` its columns.
+fn each<'s, I: Clone + 'static, D: Clone + 'static>(
+    input: VecCollection<'s, Tick, I, Diff>,
     name: &'static str,
+    row_of: impl Fn(&I) -> &Row + 'static,
     codec: Codec,
-    mut work: impl FnMut(&[(Row, Tick, Diff)], &RecordBatch) -> Worked<D> + 'static,
-) -> (differential_dataflow::VecCollection<'s, Tick, D, Diff>, Table<'s>) {
-    let mut builder = OperatorBuilder::new(name.into(), table.inner.scope());
-    let mut input = builder.new_input(table.inner, Pipeline);
-    let (rows_output, rows) = builder.new_output();
-    let (fault_output, faults) = builder.new_output();
-    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Vec<(D, Tick, Diff)>>> =
-        OutputBuilder::from(rows_output);
-    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>> =
-        OutputBuilder::from(fault_output);
+    mut work: impl FnMut(&[(I, Tick, Diff)], &RecordBatch) -> Worked<D> + 'static,
+) -> (VecCollection<'s, Tick, D, Diff>, Table<'s>) {
+    let mut builder = OperatorBuilder::new(name.into(), input.inner.scope());
+    let mut input = builder.new_input(input.inner, Pipeline);
+    let (mut outputs, rows, faults) = Outputs::<Updates<D>>::add(&mut builder);
     builder.build(move |_| {
         move |_| {
             input.for_each(|time, updates| {
-                let batch = codec.decode(updates.iter().map(|(row, ..)| row)).expect("rows of the plan");
+                let batch = codec.decode(updates.iter().map(|(data, ..)| row_of(data))).expect("rows of the plan");
                 let (done, failed) = work(updates, &batch).expect("columns of the plan");
                 let at = |row: u32| (updates[row as usize].1, updates[row as usize].2);
-                if !failed.is_empty() {
-                    let failed = failed.into_iter().map(|(row, why)| (Fault::row(name, &why), at(row).0, at(row).1));
-                    let held = time.retain(1);
-                    fault_output.activate().session(&held).give_container(&mut failed.collect());
-                }
-                if !done.is_empty() {
-                    let done = done.into_iter().map(|(row, data)| (data, at(row).0, at(row).1));
-                    let held = time.retain(0);
-                    rows_output.activate().session(&held).give_container(&mut done.collect());
-                }
+                let failed = failed.into_iter().map(|(row, why)| (Fault::row(name, &why), at(row).0, at(row).1));
+                outputs.faults(&time.retain(1), failed.collect());
+                let done = done.into_iter().map(|(row, data)| (data, at(row).0, at(row).1));
+                outputs.rows(&time.retain(0), done.collect());
             });
         }
     });
-    (rows.as_collection(), faults.as_collection())
+    (rows.as_collection(), faults)
+}
+
+/// A row that is itself.
+fn itself(row: &Row) -> &Row {
+    row
 }
 
 /// The rows of a table by a key. Those for which the key or any of the `checks` cannot be computed are faults.
@@ -187,7 +170,7 @@ pub fn keyed<'s>(
     // Columns as they are cannot fail.
     let checks = checks.iter().filter(|check| !check.is::<Column>());
     let (stage, by) = (Stage::columns(&by.iter().chain(checks).cloned().collect::<Vec<_>>()), by.len());
-    Ok(each(table, "Key", codec, move |updates, batch| {
+    Ok(each(table, "Key", itself, codec, move |updates, batch| {
         let done = stage.evaluate(batch)?;
         let columns: Vec<ArrayRef> = done.columns.iter().take(by).map(as_key).collect();
         let rows = keys.encode(&columns, done.rows.len())?;
@@ -202,7 +185,7 @@ pub fn split<'s>(table: Table<'s>, schema: &SchemaRef, keys: usize) -> Result<(K
     let kinds = types(schema);
     let (codec, key, value) =
         (Codec::new(schema.clone())?, Codec::new(canonical(&kinds[..keys]))?, Codec::new(canonical(&kinds[keys..]))?);
-    Ok(each(table, "Split", codec, move |updates, batch| {
+    Ok(each(table, "Split", itself, codec, move |updates, batch| {
         let columns: Vec<ArrayRef> = batch.columns()[..keys].iter().map(as_key).collect();
         let by = key.encode(&columns, updates.len())?;
         let rest = value.encode(&batch.columns()[keys..], updates.len())?;
@@ -223,6 +206,17 @@ pub fn ticks(rows: &RecordBatch) -> &UInt64Array {
     u64s(rows, TICK)
 }
 
+/// Readers deliver in the order of the log; what was put together from several is put in order.
+pub fn in_order(rows: RecordBatch) -> RecordBatch {
+    let values = ticks(&rows).values();
+    if values.is_sorted() {
+        return rows;
+    }
+    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+    order.sort_by_key(|row| values[*row as usize]);
+    take_record_batch(&rows, &UInt32Array::from(order)).expect("rows of the batch")
+}
+
 /// The pairs for which the condition, over left and then right columns, is true.
 pub fn pairs<'s>(pairs: Keyed<'s>, codec: Codec, filter: Expression) -> (Keyed<'s>, Table<'s>) {
     let stage = Stage { filter: Some(filter), columns: Vec::new() };
@@ -230,41 +224,20 @@ pub fn pairs<'s>(pairs: Keyed<'s>, codec: Codec, filter: Expression) -> (Keyed<'
         let both = left.and(&right);
         (both, left, right)
     });
-    let mut builder = OperatorBuilder::new("Condition".into(), whole.inner.scope());
-    let mut input = builder.new_input(whole.inner, Pipeline);
-    let (rows_output, rows) = builder.new_output();
-    let (fault_output, faults) = builder.new_output();
-    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Vec<((Row, Row), Tick, Diff)>>> =
-        OutputBuilder::from(rows_output);
-    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>> =
-        OutputBuilder::from(fault_output);
-    builder.build(move |_| {
-        move |_| {
-            input.for_each(|time, updates| {
-                let batch = codec.decode(updates.iter().map(|((row, ..), ..)| row)).expect("rows of the plan");
-                let done = stage.evaluate(&batch).expect("columns of the plan");
-                let failed = done.failed.iter().map(|(row, why)| {
-                    let (_, tick, diff) = &updates[*row as usize];
-                    (Fault::row("Join", why), *tick, *diff)
-                });
-                let mut failed: Vec<_> = failed.collect();
-                if !failed.is_empty() {
-                    let held = time.retain(1);
-                    fault_output.activate().session(&held).give_container(&mut failed);
-                }
-                let kept = done.rows.iter().map(|row| {
-                    let ((_, left, right), tick, diff) = &updates[*row as usize];
-                    ((left.clone(), right.clone()), *tick, *diff)
-                });
-                let mut kept: Vec<_> = kept.collect();
-                if !kept.is_empty() {
-                    let held = time.retain(0);
-                    rows_output.activate().session(&held).give_container(&mut kept);
-                }
-            });
-        }
-    });
-    (rows.as_collection(), faults.as_collection())
+    each(
+        whole,
+        "Join",
+        |(both, ..)| both,
+        codec,
+        move |updates, batch| {
+            let done = stage.evaluate(batch)?;
+            let pair = |row: &u32| {
+                let ((_, left, right), ..) = &updates[*row as usize];
+                (*row, (left.clone(), right.clone()))
+            };
+            Ok((done.rows.iter().map(pair).collect(), done.failed))
+        },
+    )
 }
 
 /// A row of one truth value.

@@ -9,22 +9,20 @@ use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::row::Rows;
 use differential_dataflow::AsCollection;
 use operators::batch::{Batch, key_hash};
-use operators::row::{Codec, Diff, Row, as_key};
+use operators::row::{Codec, Row, as_key};
 use operators::time::Tick;
 use timely::communication::Push;
-use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::Message;
 use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::channels::pushers::exchange::Distributor;
-use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::Table;
 use super::accumulate::{Kept, Taken};
-use super::group::{Groups as _, Out};
-use super::map::ticks;
+use super::group::{Closing, Groups as _, Out, next};
+use super::map::{in_order, ticks};
+use super::outputs::Outputs;
 use super::reduce::Reduce;
 
 /// The first columns of a batch, as keys.
@@ -104,19 +102,6 @@ impl Waiting {
     }
 }
 
-/// Readers deliver in the order of the log; what was put together from several is put in order.
-fn in_order(rows: RecordBatch) -> RecordBatch {
-    let values = ticks(&rows).values();
-    if values.is_sorted() {
-        return rows;
-    }
-    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
-    order.sort_by_key(|row| values[*row as usize]);
-    take_record_batch(&rows, &UInt32Array::from(order)).expect("rows of the batch")
-}
-
-type Updates = Vec<(Row, Tick, Diff)>;
-
 /// Groups of events: first the columns of `keys`, then what the aggregates take, then the tick.
 pub(super) fn reduce_events<'s>(
     events: Stream<'s, Tick, Batch>,
@@ -128,58 +113,35 @@ pub(super) fn reduce_events<'s>(
     let mut builder = OperatorBuilder::new("ReduceEvents".into(), scope);
     let same = Codec::new(Arc::clone(keys.schema())).expect("the schema of a codec");
     let mut input = builder.new_input(events, DistributorPact(move |_| ByKey { keys: same }));
-    let (rows_output, rows) = builder.new_output();
-    let (fault_output, faults) = builder.new_output();
-    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(rows_output);
-    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
+    let (outputs, rows, faults) = Outputs::add(&mut builder);
     builder.build(move |capabilities| {
         let mut starting = key_hash(&[]) % peers == index;
-        let mut held: Option<Vec<Capability<Tick>>> = Some(capabilities);
+        let mut closing = Closing::new(outputs, capabilities);
         let mut waiting: Vec<Waiting> = Vec::new();
         move |frontiers| {
             input.for_each(|_, batch| {
                 waiting.extend(batch.take().map(|rows| Waiting::new(rows, &keys, &reduce.kept)));
             });
-            let Some(capabilities) = &mut held else { return };
             let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
             let mut out = Out::default();
-            let (mut rows, mut failed): (Updates, Updates) = (Vec::new(), Vec::new());
             if starting && upto > 0 {
                 starting = false;
                 reduce.start(&mut out);
-                rows.extend(out.rows.drain(..).map(|(row, diff)| (row, 0, diff)));
+                closing.take(0, &mut out);
             }
             let mut dirty = Vec::new();
-            while let Some(tick) = next(&waiting, &reduce, upto) {
+            while let Some(tick) = next(waiting.iter().filter_map(Waiting::tick).min(), reduce.due(), upto) {
                 reduce.end(tick, &mut out);
                 for batch in waiting.iter_mut().filter(|batch| batch.tick() == Some(tick)) {
                     batch.absorb(tick, &mut reduce, &mut dirty, &mut out);
                 }
                 reduce.put_out(&dirty, &mut out);
                 dirty.clear();
-                rows.extend(out.rows.drain(..).map(|(row, diff)| (row, tick, diff)));
-                failed.extend(out.faults.drain(..).map(|(row, diff)| (row, tick, diff)));
+                closing.take(tick, &mut out);
             }
             waiting.retain(|batch| batch.tick().is_some());
-            if !rows.is_empty() {
-                rows_output.activate().session(&capabilities[0]).give_container(&mut rows);
-            }
-            if !failed.is_empty() {
-                fault_output.activate().session(&capabilities[1]).give_container(&mut failed);
-            }
-            match upto {
-                Tick::MAX => held = None,
-                upto => capabilities.iter_mut().for_each(|held| held.downgrade(&upto)),
-            }
+            closing.close(upto);
         }
     });
-    (rows.as_collection(), faults.as_collection())
-}
-
-/// The next tick before `upto` with rows, or at which groups end. Input that has ended moves time no more.
-fn next(waiting: &[Waiting], reduce: &Reduce, upto: Tick) -> Option<Tick> {
-    let data = waiting.iter().filter_map(Waiting::tick).min().filter(|tick| *tick < upto);
-    let timer =
-        reduce.due().filter(|tick| *tick < upto && (upto != Tick::MAX || data.is_some_and(|data| *tick <= data)));
-    data.into_iter().chain(timer).min()
+    (rows.as_collection(), faults)
 }

@@ -12,17 +12,14 @@ use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate;
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
-use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::evaluate::Stage;
+use super::outputs::{Outputs, Updates};
 use super::{Fault, Table};
 use crate::plan::Bound;
-
-type Updates = Vec<(Row, Tick, Diff)>;
 
 /// One bound in ticks.
 struct Limit {
@@ -81,10 +78,7 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
     let stage = Stage { filter: None, columns: bounds.iter().map(|bound| bound.at.clone()).collect() };
     let mut builder = OperatorBuilder::new("Temporal".into(), table.inner.scope());
     let mut input = builder.new_input(table.inner, Pipeline);
-    let (rows_output, rows) = builder.new_output();
-    let (fault_output, faults) = builder.new_output();
-    let mut rows_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(rows_output);
-    let mut fault_output: OutputBuilder<Tick, CapacityContainerBuilder<Updates>> = OutputBuilder::from(fault_output);
+    let (mut outputs, rows, faults) = Outputs::add(&mut builder);
     builder.build(move |_| {
         let mut timers: BTreeMap<Tick, Timer> = BTreeMap::new();
         let mut held: Option<Capability<Tick>> = None;
@@ -93,14 +87,11 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
             input.for_each(|time, updates| {
                 let batch = codec.decode(updates.iter().map(|(row, ..)| row)).expect("rows of the plan");
                 let done = stage.evaluate(&batch).expect("columns of the plan");
-                if !done.failed.is_empty() {
-                    let failed = done.failed.iter().map(|(row, why)| {
-                        let (_, tick, diff) = &updates[*row as usize];
-                        (Fault::row("Temporal", why), *tick, *diff)
-                    });
-                    let capability = time.retain(1);
-                    fault_output.activate().session(&capability).give_container(&mut failed.collect());
-                }
+                let failed = done.failed.iter().map(|(row, why)| {
+                    let (_, tick, diff) = &updates[*row as usize];
+                    (Fault::row("Temporal", why), *tick, *diff)
+                });
+                outputs.faults(&time.retain(1), failed.collect());
                 let columns: Vec<ArrayRef> =
                     done.columns.iter().map(|column| cast(column, &DataType::Int64).expect("a timestamp")).collect();
                 for (index, row) in done.rows.iter().enumerate() {
@@ -126,9 +117,7 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
                 consolidate(&mut changes);
                 due.extend(changes.into_iter().map(|(row, diff)| (row, tick, diff)));
             }
-            if !due.is_empty() {
-                rows_output.activate().session(capability).give_container(&mut due);
-            }
+            outputs.rows(capability, due);
             match timers.first_key_value() {
                 Some((next, _)) if !frontiers[0].is_empty() => {
                     let next = *next.max(capability.time());
@@ -138,7 +127,7 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
             }
         }
     });
-    Ok((rows.as_collection(), faults.as_collection()))
+    Ok((rows.as_collection(), faults))
 }
 
 /// From and until which tick a row is there that came at `tick`.

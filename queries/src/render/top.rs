@@ -10,7 +10,7 @@ use datafusion::arrow::compute::{SortOptions, take_record_batch};
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::error::Result;
 use hashbrown::HashMap;
-use operators::row::{Codec, Diff, Row};
+use operators::row::{Codec, Diff, Row, count, repeated};
 use operators::time::Tick;
 
 use super::evaluate::all;
@@ -99,16 +99,10 @@ impl Groups for Top {
             let key = &run[0].0.0;
             let group = self.groups.entry_ref(key).or_default();
             for (((_, row), diff), place) in run.iter().zip(&mut places) {
-                let at = (place, row.clone());
-                let count = group.rows.entry(at.clone()).or_default();
-                *count += diff;
-                if *count == 0 {
-                    group.rows.remove(&at);
-                }
+                count(&mut group.rows, (place, row.clone()), *diff);
             }
-            let all = group.rows.iter();
-            let all = all.flat_map(|((_, row), count)| std::iter::repeat_n(row, (*count).max(0) as usize));
-            let mut new: Vec<Row> = all.skip(self.skip).take(self.fetch).cloned().collect();
+            let taken = repeated(&group.rows).skip(self.skip).take(self.fetch);
+            let mut new: Vec<Row> = taken.map(|(_, row)| row.clone()).collect();
             if self.only_come {
                 trim(&mut group.rows, self.skip.saturating_add(self.fetch));
             }

@@ -9,7 +9,7 @@ use datafusion::arrow::compute::SortOptions;
 use datafusion::error::Result;
 use datafusion::physical_expr::window::WindowExpr;
 use hashbrown::HashMap;
-use operators::row::{Codec, Diff, Row};
+use operators::row::{Codec, Diff, Row, count, repeated};
 use operators::time::Tick;
 
 use super::group::{Groups, Out, by_key, difference};
@@ -55,9 +55,7 @@ fn computed(
     functions: &[Arc<dyn WindowExpr>],
     added: &Codec,
 ) -> Result<Vec<Row>> {
-    let all = rows.iter();
-    let all = all.flat_map(|((_, row), count)| std::iter::repeat_n(row, (*count).max(0) as usize));
-    let all: Vec<&Row> = all.collect();
+    let all: Vec<&Row> = repeated(rows).map(|(_, row)| row).collect();
     if all.is_empty() {
         return Ok(Vec::new());
     }
@@ -77,12 +75,7 @@ impl Groups for Windows {
             let key = &run[0].0.0;
             let group = self.groups.entry_ref(key).or_default();
             for (((_, row), diff), place) in run.iter().zip(&mut places) {
-                let at = (place, row.clone());
-                let count = group.rows.entry(at.clone()).or_default();
-                *count += diff;
-                if *count == 0 {
-                    group.rows.remove(&at);
-                }
+                count(&mut group.rows, (place, row.clone()), *diff);
             }
             let (new, fault) = match computed(&group.rows, self.order.codec(), &self.functions, &self.added) {
                 Ok(new) => (new, None),
