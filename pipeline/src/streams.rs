@@ -47,15 +47,7 @@ pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
         });
     let replace = warp::put().and(one).and(text).and(with.clone());
     let replace = replace.then(|name: String, text: bytes::Bytes, engine: Arc<Engine>| async move {
-        let done = async {
-            let text = utf8(&text)?;
-            let declared = engine.catalog().plan(text)?.relation.name;
-            if declared != name {
-                let message = format!("the text declares {declared}, the path says {name}");
-                return Err(Refusal::new("name_invalid", message).at("name"));
-            }
-            engine.replace(text).await
-        };
+        let done = async { engine.replace(&name, utf8(&text)?).await };
         answered(StatusCode::OK, done.await.map(|status| json!(status)))
     });
     let remove = warp::delete().and(one).and(with.clone()).then(|name: String, engine: Arc<Engine>| async move {

@@ -4,7 +4,7 @@
 //! that answers lives on.
 
 mod bound;
-mod limits;
+pub(crate) mod limits;
 pub(crate) mod refuse;
 pub(crate) mod statement;
 mod threads;

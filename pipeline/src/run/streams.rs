@@ -1,10 +1,10 @@
 //! The derived streams of the process: those of the configured directory from the start, others as they are asked for.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use queries::catalog::Catalog;
+use queries::catalog::{Catalog, files};
 use queries::live::{Engine, Options};
 use tracing::{error, info, warn};
 use warp::Filter;
@@ -83,42 +83,16 @@ impl Streams {
     }
 }
 
-/// Declares every file of a directory; those that others read first.
+/// Declares every file of a directory.
 fn declare_all(engine: &Engine, directory: &Path) -> Result<(), String> {
-    let cannot = |why: std::io::Error| format!("sql.streams: cannot read {}: {why}", directory.display());
-    let mut files: Vec<PathBuf> = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(cannot)? {
-        let path = entry.map_err(cannot)?.path();
-        if path.extension().is_some_and(|extension| extension == "sql") {
-            files.push(path);
-        }
+    let read = files(directory, "sql");
+    let read = read.map_err(|why| format!("sql.streams: cannot read {}: {why}", directory.display()))?;
+    let problems = engine.declare(&read);
+    if !problems.is_empty() {
+        return Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     }
-    files.sort();
-    let mut waiting: Vec<(PathBuf, String)> = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(&file).map_err(cannot)?;
-        waiting.push((file, text));
+    for stream in engine.list() {
+        info!(stream = stream.name, notes = stream.notes.join("; "), "declared");
     }
-    // A file may read what another one declares: what cannot be planned yet waits for the others.
-    loop {
-        let before = waiting.len();
-        let mut failed = Vec::new();
-        waiting.retain(|(file, text)| match engine.declare(text) {
-            Ok(name) => {
-                let notes = engine.status(&name).map(|status| status.notes.join("; ")).unwrap_or_default();
-                info!(stream = name, notes, "declared");
-                false
-            }
-            Err(why) => {
-                failed.push(format!("{}: {why}", file.display()));
-                true
-            }
-        });
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        if waiting.len() == before {
-            return Err(failed.join("\n"));
-        }
-    }
+    Ok(())
 }

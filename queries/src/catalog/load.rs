@@ -10,7 +10,7 @@ use std::path::Path;
 
 use operators::error::Refusal;
 
-use super::{Catalog, Declaration, declaration, place};
+use super::{Catalog, Declaration, View, declaration, place};
 
 /// A file with a declaration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,15 @@ pub fn files(path: &Path, ending: &str) -> io::Result<Vec<File>> {
 impl Catalog {
     /// Adds the streams of these files. Tells what could not be added, by file.
     pub fn load(&mut self, files: &[File]) -> Vec<Problem> {
+        self.load_each(files, |_| Ok(()))
+    }
+
+    /// The same, and does something with each stream before it is added: after what it reads, before what reads it.
+    pub(crate) fn load_each(
+        &mut self,
+        files: &[File],
+        mut each: impl FnMut(&View) -> Result<(), Refusal>,
+    ) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
         let mut waiting: BTreeMap<String, (&File, Declaration)> = BTreeMap::new();
         let problem = |file: &File, why| Problem { file: file.clone(), why };
@@ -94,7 +103,8 @@ impl Catalog {
                 refused.insert(name);
                 continue;
             }
-            if let Err(why) = self.plan(&file.text).and_then(|view| self.add(view)) {
+            let planned = self.plan(&file.text);
+            if let Err(why) = planned.and_then(|view| each(&view).and_then(|()| self.add(view))) {
                 problems.push(problem(file, why));
                 refused.insert(name);
             }

@@ -3,7 +3,7 @@
 //! Invariant: every worker does the same commands in the same sequence, so the dataflows that they make are the same.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 
@@ -105,39 +105,50 @@ impl Start {
     }
 }
 
-/// The commands so far.
-#[derive(Default)]
+/// Commands on their way to the workers.
 pub struct Commands {
-    all: Mutex<Vec<Command>>,
-    count: AtomicUsize,
-    workers: Mutex<Vec<Thread>>,
+    /// One for each worker.
+    queues: Mutex<Vec<Vec<Command>>>,
+    /// Whether there are any for a worker.
+    waiting: Vec<AtomicBool>,
+    threads: Mutex<Vec<Thread>>,
 }
 
 impl Commands {
+    pub fn new(workers: usize) -> Self {
+        let waiting = (0..workers).map(|_| AtomicBool::new(false)).collect();
+        Self { queues: Mutex::new(vec![Vec::new(); workers]), waiting, threads: Mutex::default() }
+    }
+
+    fn queues(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Command>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn push(&self, command: Command) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(command);
-        self.count.store(all.len(), Ordering::Release);
-        drop(all);
+        // Under one lock, so that all workers have the same sequence.
+        let mut queues = self.queues();
+        queues.iter_mut().for_each(|queue| queue.push(command.clone()));
+        self.waiting.iter().for_each(|waiting| waiting.store(true, Ordering::Release));
+        drop(queues);
         self.wake();
     }
 
     /// Workers sleep when there is nothing to do.
     pub fn wake(&self) {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
     }
 
     pub fn join(&self, worker: Thread) {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
     }
 
-    /// Commands after the first `done`; cheap while there are none.
-    pub fn after(&self, done: usize) -> Vec<Command> {
-        if self.count.load(Ordering::Acquire) <= done {
+    /// What is new for a worker; cheap while there is nothing.
+    pub fn take(&self, worker: usize) -> Vec<Command> {
+        if !self.waiting[worker].load(Ordering::Acquire) {
             return Vec::new();
         }
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        // What has been done is of no more use, but keeps its place.
-        all[done..].to_vec()
+        let mut queues = self.queues();
+        self.waiting[worker].store(false, Ordering::Release);
+        std::mem::take(&mut queues[worker])
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use super::Live;
 use super::command::{Commands, Start};
 use super::keep::{Change, Content, Held, Keeper};
-use crate::catalog::{Catalog, View};
+use crate::catalog::{Catalog, File, Problem, View};
 use crate::plan::{Kind, Node};
 
 /// What derived streams may take.
@@ -103,7 +103,7 @@ impl Engine {
         };
         let bases = Arc::new(catalog.relations().map(base).collect());
         let state = Mutex::new(State { catalog, ..State::default() });
-        let (changing, commands) = (tokio::sync::Mutex::default(), Arc::default());
+        let (changing, commands) = (tokio::sync::Mutex::default(), Arc::new(Commands::new(options.workers)));
         Self { state, changing, commands, keeper, bases, options }
     }
 
@@ -123,20 +123,20 @@ impl Engine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Declares a stream before the workers read anything, so that it sees everything.
-    ///
-    /// # Errors
-    /// The text is no declaration that can be kept up to date.
-    pub fn declare(&self, text: &str) -> Result<String, Refusal> {
-        let view = self.state().catalog.plan(text)?;
-        let name = view.relation.name.clone();
-        if view.declaration.materialized {
-            let made = self.make(&view, &Start::at_once)?;
-            self.put_up(made.install);
-            self.state().running.insert(name.clone(), made.running);
-        }
-        self.state().catalog.add(view)?;
-        Ok(name)
+    /// Declares the streams of these files, in any order, before the workers read anything, so that they see everything.
+    /// Tells what is wrong with them.
+    pub fn declare(&self, files: &[File]) -> Vec<Problem> {
+        let mut catalog = self.catalog();
+        let problems = catalog.load_each(files, |view| {
+            if view.declaration.materialized {
+                let made = self.make(view, &Start::at_once)?;
+                self.put_up(made.install);
+                self.state().running.insert(view.relation.name.clone(), made.running);
+            }
+            Ok(())
+        });
+        self.state().catalog = catalog;
+        problems
     }
 
     /// Adds a stream to the running dataflow, and waits until it has caught up.
@@ -163,18 +163,21 @@ impl Engine {
     /// Puts a new version in the place of a stream, and of all that read it. The old ones answer until all have caught up.
     ///
     /// # Errors
-    /// As for [`add`](Self::add); or others depend on what would change.
-    pub async fn replace(&self, text: &str) -> Result<Status, Refusal> {
+    /// As for [`add`](Self::add); the text declares another stream; or others depend on what would change.
+    pub async fn replace(&self, name: &str, text: &str) -> Result<Status, Refusal> {
         let _one = self.changing.lock().await;
         let (view, mut catalog, readers) = {
             let state = self.state();
             let view = state.catalog.plan(text)?;
+            if view.relation.name != name {
+                let message = format!("the text declares {}, the path says {name}", view.relation.name);
+                return Err(Refusal::new("name_invalid", message).at("name"));
+            }
             let mut catalog = state.catalog.clone();
             catalog.replace(view.clone())?;
             let readers = readers(&catalog, &view.relation.name);
             (view, catalog, readers)
         };
-        let name = view.relation.name.clone();
         let mut views = vec![view];
         for reader in readers {
             let text = catalog.view(&reader).map(|view| view.declaration.text.clone()).unwrap_or_default();
@@ -206,9 +209,9 @@ impl Engine {
             }
         }
         if !views[0].declaration.materialized {
-            self.state().running.remove(&name);
+            self.state().running.remove(name);
         }
-        self.status(&name)
+        self.status(name)
     }
 
     /// Takes a stream down and frees what it held.

@@ -18,6 +18,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::{ProbeHandle, Stream};
+use timely::progress::frontier::AntichainRef;
 
 use super::keep::{Held, Keeper};
 use super::port::{Parcel, Port, Updates};
@@ -30,6 +31,8 @@ pub(super) struct Exit {
     pub held: Arc<Held>,
     pub keeper: Keeper,
     pub worker: usize,
+    /// The frontier that was told last.
+    pub told: Tick,
 }
 
 impl Exit {
@@ -44,18 +47,22 @@ impl Exit {
         self.held.put(updates);
     }
 
-    pub(super) fn advance(&self, frontier: Tick) {
-        self.port.advance(frontier);
-        self.held.advance(self.worker, frontier);
-        self.keeper.wake();
+    /// Tells how far the stream is, if it has come further.
+    pub(super) fn follow(&mut self, frontier: AntichainRef<'_, Tick>) {
+        let upto = frontier.first().copied().unwrap_or(Tick::MAX);
+        if upto > self.told {
+            self.told = upto;
+            self.port.advance(upto);
+            self.held.advance(self.worker, upto);
+            self.keeper.wake();
+        }
     }
 }
 
 /// Hands a stream of events over.
-pub(super) fn exit_events(events: Stream<'_, Tick, Batch>, exit: Exit, probe: &ProbeHandle<Tick>) {
+pub(super) fn exit_events<'s>(events: Stream<'s, Tick, Batch>, mut exit: Exit) -> Stream<'s, Tick, Batch> {
     let codec = Codec::new(exit.held.schema.clone()).expect("a schema of rows");
-    let end = events.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "ExitEvents", move |_, _| {
-        let mut told = 0;
+    events.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "ExitEvents", move |_, _| {
         move |(input, frontier), _output| {
             input.for_each(|_, batch| {
                 let Some(rows) = batch.take() else { return };
@@ -70,14 +77,9 @@ pub(super) fn exit_events(events: Stream<'_, Tick, Batch>, exit: Exit, probe: &P
                     exit.port.put(&Parcel::Events(rows));
                 }
             });
-            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
-            if upto > told {
-                told = upto;
-                exit.advance(upto);
-            }
+            exit.follow(frontier.frontier());
         }
-    });
-    end.probe_with(probe);
+    })
 }
 
 /// Makes a stream of events of the main job readable.
@@ -103,7 +105,7 @@ pub fn export_events(events: Stream<'_, Tick, Batch>, core: &Core, live: &super:
             });
         }
     });
-    exit_events(seen, exit, probe);
+    exit_events(seen, exit).probe_with(probe);
 }
 
 fn tick_column(rows: &RecordBatch) -> ArrayRef {
@@ -130,7 +132,7 @@ fn columns(rows: &RecordBatch, places: &[usize], schema: &datafusion::arrow::dat
 
 /// Makes a table of the main job readable, from its raw changelog.
 pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &super::Live, probe: &ProbeHandle<Tick>) {
-    let Some(exit) = live.exit(core.name) else { return };
+    let Some(mut exit) = live.exit(core.name) else { return };
     let (schema, places) = core.seen();
     let key = *core.key.first().expect("a table has a key");
     let changes = newest(changelog, key);
@@ -139,7 +141,6 @@ pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &supe
         let key_place = schema.index_of(key).expect("the key is a column");
         let keys = Codec::new(Arc::new(schema.project(&[key_place]).expect("the key is a column"))).expect("a key");
         let mut rows_by_key: HashMap<Row, Row, foldhash::fast::FixedState> = HashMap::default();
-        let mut told = 0;
         move |(input, frontier), _output| {
             input.for_each(|_, batch| {
                 let Some(rows) = batch.take() else { return };
@@ -158,11 +159,7 @@ pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &supe
                 }
                 exit.put(updates);
             });
-            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
-            if upto > told {
-                told = upto;
-                exit.advance(upto);
-            }
+            exit.follow(frontier.frontier());
         }
     });
     end.probe_with(probe);
@@ -171,6 +168,6 @@ pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &supe
 impl super::Live {
     fn exit(&self, name: &str) -> Option<Exit> {
         let held = self.base(name)?;
-        Some(Exit { port: self.ports().open(name), held, keeper: self.keeper().clone(), worker: self.index() })
+        Some(Exit { port: self.ports().open(name), held, keeper: self.keeper().clone(), worker: self.index(), told: 0 })
     }
 }

@@ -10,9 +10,7 @@ use differential_dataflow::VecCollection;
 use operators::row::{Diff, Row};
 use operators::time::Tick;
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::ProbeHandle;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::worker::Worker;
 
@@ -31,12 +29,9 @@ pub struct Live {
     keeper: Keeper,
     commands: Arc<Commands>,
     bases: Arc<BTreeMap<String, Arc<Held>>>,
-    done: usize,
     dataflows: HashMap<String, usize>,
     /// Streams that wait for all workers to have their beginning.
     starting: Vec<Arc<Install>>,
-    /// Passes a tick once all derived streams have.
-    pub probe: ProbeHandle<Tick>,
 }
 
 impl Live {
@@ -53,10 +48,8 @@ impl Live {
             keeper,
             commands,
             bases,
-            done: 0,
             dataflows: HashMap::new(),
             starting: Vec::new(),
-            probe: ProbeHandle::new(),
         }
     }
 
@@ -78,8 +71,7 @@ impl Live {
 
     /// Does what was commanded since the last call; says whether there was anything.
     pub fn obey(&mut self, worker: &mut Worker) -> bool {
-        let commands = self.commands.after(self.done);
-        self.done += commands.len();
+        let commands = self.commands.take(self.index);
         let any = !commands.is_empty() || !self.starting.is_empty();
         for command in commands {
             match command {
@@ -118,6 +110,7 @@ impl Live {
             held: held.clone(),
             keeper: self.keeper.clone(),
             worker: self.index,
+            told: 0,
         };
         let (rows, faults) = (exit(&install.rows, port), exit(&install.faults, Rc::default()));
         worker.dataflow::<Tick, _, _>(|scope| {
@@ -128,10 +121,10 @@ impl Live {
             }
             let mut builder = Builder::new(scope, inputs);
             match builder.render(&install.node).expect("the catalog has built it once") {
-                Rendered::Events(events) => exit_events(events, rows, &self.probe),
-                Rendered::Table(table) => exit_table(table, rows, &self.probe),
+                Rendered::Events(events) => drop(exit_events(events, rows)),
+                Rendered::Table(table) => exit_table(table, rows),
             }
-            exit_table(builder.faults(), faults, &self.probe);
+            exit_table(builder.faults(), faults);
         });
         self.dataflows.insert(install.port.clone(), index);
         if install.start.begun().is_none() {
@@ -161,18 +154,12 @@ pub(super) fn reads(install: &Install) -> Vec<(String, Kind)> {
 }
 
 /// Hands a table's changes over.
-fn exit_table(table: VecCollection<'_, Tick, Row, Diff>, exit: Exit, probe: &ProbeHandle<Tick>) {
+fn exit_table(table: VecCollection<'_, Tick, Row, Diff>, mut exit: Exit) {
     type Out = CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>;
-    let end = table.inner.unary_frontier::<Out, _, _, _>(Pipeline, "ExitTable", move |_, _| {
-        let mut told = 0;
+    table.inner.unary_frontier::<Out, _, _, _>(Pipeline, "ExitTable", move |_, _| {
         move |(input, frontier), _output| {
             input.for_each(|_, updates| exit.put(std::mem::take(updates)));
-            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
-            if upto > told {
-                told = upto;
-                exit.advance(upto);
-            }
+            exit.follow(frontier.frontier());
         }
     });
-    end.probe_with(probe);
 }

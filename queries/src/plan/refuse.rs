@@ -4,6 +4,8 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use operators::error::{Refusal, excerpt};
 
+use crate::question::refuse::{self, nearest};
+
 /// The error as a refusal. `names` are those that there are.
 #[must_use]
 pub fn refusal(error: &DataFusionError, names: &[&str]) -> Refusal {
@@ -23,7 +25,7 @@ pub fn refusal(error: &DataFusionError, names: &[&str]) -> Refusal {
                     Refusal::new("sql_nondeterministic", format!("{name}() is another one each time it is asked"))
                         .hint("now() is the tick; compare it in WHERE")
                 }
-                _ => crate::question::refuse::refusal(error, &[]),
+                _ => refuse::refusal(error, &[]),
             }
         }
         DataFusionError::Plan(why) if why.starts_with("table function '") => {
@@ -36,9 +38,9 @@ pub fn refusal(error: &DataFusionError, names: &[&str]) -> Refusal {
                 known.dedup();
                 unknown_name("column", field.name(), &known)
             }
-            _ => crate::question::refuse::refusal(error, &[]),
+            _ => refuse::refusal(error, &[]),
         },
-        _ => crate::question::refuse::refusal(error, &[]),
+        _ => refuse::refusal(error, &[]),
     }
 }
 
@@ -52,14 +54,10 @@ pub fn unknown_name(what: &'static str, name: &str, names: &[&str]) -> Refusal {
         "sink" => "sql_option_invalid",
         _ => "sql_unknown_stream",
     };
-    let near = names
-        .iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(&name.to_lowercase(), known), known))
-        .filter(|(likeness, _)| *likeness >= 0.6)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let near = nearest(name, names);
     let name = excerpt(name);
     let message = match near {
-        Some((_, near)) => format!("there is no {what} {name}; did you mean {near}?"),
+        Some(near) => format!("there is no {what} {name}; did you mean {near}?"),
         None if names.is_empty() => format!("there is no {what} {name}"),
         None => format!("there is no {what} {name}; there are {}", names.join(", ")),
     };

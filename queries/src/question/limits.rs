@@ -11,7 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use super::Options;
 
 /// Functions that make something large out of nothing, in one call that no limit can interrupt.
-const FORBIDDEN: [&str; 9] = [
+pub(crate) const LARGE: [&str; 9] = [
     "repeat",
     "lpad",
     "rpad",
@@ -37,9 +37,14 @@ pub(crate) fn session(options: &Options, catalog: &str) -> Result<SessionContext
         // Nothing says that one ends, and it can't be stopped.
         .set_bool("datafusion.execution.enable_recursive_ctes", false);
     let context = SessionContext::new_with_config_rt(config, runtime);
-    for name in FORBIDDEN {
+    forbid(&context, &LARGE);
+    Ok(context)
+}
+
+/// Takes functions out of a session, whether they give a value or a table.
+pub(crate) fn forbid(context: &SessionContext, names: &[&str]) {
+    for name in names {
         context.deregister_udf(name);
         context.deregister_udtf(name);
     }
-    Ok(context)
 }

@@ -47,11 +47,16 @@ pub fn unknown_table(name: &str, tables: &[String]) -> Refusal {
 
 /// Asks whether the most alike of the known names was meant, if one is alike.
 fn meant<T: AsRef<str>>(name: &str, known: &[T]) -> String {
+    nearest(name, known).map(|known| format!("did you mean {known}? ")).unwrap_or_default()
+}
+
+/// The known name that is most like this one, if one is alike.
+pub fn nearest<'a, T: AsRef<str>>(name: &str, known: &'a [T]) -> Option<&'a str> {
     let name = name.to_lowercase();
     let alike = |known: &str| strsim::normalized_damerau_levenshtein(&name, &known.to_lowercase());
     let names = known.iter().map(AsRef::as_ref).map(|known| (alike(known), known));
     let best = names.filter(|(likeness, _)| *likeness >= LIKENESS_MIN).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.map(|(_, known)| format!("did you mean {known}? ")).unwrap_or_default()
+    best.map(|(_, known)| known)
 }
 
 /// The refusal of what would take too much.
