@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use operators::error::{Refusal, excerpt};
 
+use super::budget;
 use crate::plan::{self, Meets, Node, Op};
 
 /// Longest name of a stream.
@@ -20,7 +21,7 @@ const NAME_CHARS_MAX: usize = 63;
 pub const SINKS: [&str; 5] = ["clickhouse", "edge", "kafka", "parquet", "redis"];
 
 /// What `WITH` can say.
-const OPTIONS: [&str; 7] = ["key", "retention", "sinks", "access", "as_of", "horizon", "correct_for"];
+const OPTIONS: [&str; 9] = ["key", "retention", "sinks", "access", "as_of", "horizon", "correct_for", "memory", "time"];
 
 /// What a file declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,10 @@ pub struct Declaration {
     pub sinks: Vec<String>,
     /// The column that says whose a row is.
     pub access: Option<String>,
+    /// Bytes that it may take; none for what the process gives to all.
+    pub memory_bytes: Option<u64>,
+    /// Percent of a worker's time that it may take, likewise.
+    pub time_pct: Option<u32>,
     /// The SELECT.
     pub query: String,
     /// The file.
@@ -102,6 +107,8 @@ fn read(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
         correct_for_ms: None,
         sinks: Vec::new(),
         access: None,
+        memory_bytes: None,
+        time_pct: None,
         query: view.query.to_string(),
         text: text.to_owned(),
         uses,
@@ -230,6 +237,8 @@ impl Declaration {
                     return Err(plan::unknown_name("sink", wrong, &SINKS));
                 }
             }
+            "memory" => self.memory_bytes = Some(budget::memory(&value)?),
+            "time" => self.time_pct = Some(budget::time(&value)?),
             _ => return Err(plan::unknown_name("option", &name, &OPTIONS)),
         }
         Ok(())

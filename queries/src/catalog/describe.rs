@@ -40,6 +40,8 @@ impl Catalog {
             "corrected",
             &declaration.correct_for_ms.map(|ms| format!("for {}", plan::spoken(ms))).unwrap_or_default(),
         );
+        line("memory", &declaration.memory_bytes.map(|bytes| format!("at most {bytes} bytes")).unwrap_or_default());
+        line("time", &declaration.time_pct.map(|pct| format!("at most {pct} % of a worker's")).unwrap_or_default());
         line("sinks", &declaration.sinks.join(", "));
         line("access", declaration.access.as_deref().unwrap_or_default());
         let mut title = "state";

@@ -19,9 +19,10 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::Broadcast;
 
-use super::lookup::{Look, before, prepared};
+use super::lookup::{Look, before, prepared, size_of};
 use super::map::{self, in_order, ticks};
 use super::outputs::{Outputs, Updates};
+use super::usage::{Gauge, Size};
 use super::{Builder, Keyed, Rendered, Table};
 use crate::plan::{Join, Kind, Node};
 
@@ -37,13 +38,19 @@ pub fn correct<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join, hor
         horizon: horizon_ms.max(0) as Tick,
         waiting: HashMap::default(),
         leaving: BTreeMap::new(),
+        size: Size::default(),
     };
-    let (rows, faults) = run(events, table, correcting);
+    let (rows, faults) = run(events, table, correcting, builder.usage.gauge("Correct"));
     builder.faults.push(faults);
     Ok(Rendered::Table(rows))
 }
 
-fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut correcting: Correcting) -> (Table<'s>, Table<'s>) {
+fn run<'s>(
+    events: Stream<'s, Tick, Batch>,
+    table: Keyed<'s>,
+    mut correcting: Correcting,
+    gauge: Arc<Gauge>,
+) -> (Table<'s>, Table<'s>) {
     let mut builder = OperatorBuilder::new("Correct".into(), events.scope());
     let mut events_input = builder.new_input(events, Pipeline);
     let mut table_input = builder.new_input(table.inner.broadcast(), Pipeline);
@@ -78,6 +85,7 @@ fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut correcting: Co
                     capabilities.iter_mut().for_each(|held| held.downgrade(&upto));
                 }
             }
+            gauge.set(correcting.look.size() + correcting.size + size_of(&arrived, &changes));
         }
     });
     (rows.as_collection(), faults)
@@ -96,7 +104,12 @@ struct Correcting {
     waiting: HashMap<Row, BTreeMap<(Tick, Row), Diff>, foldhash::fast::FixedState>,
     /// What leaves at which tick.
     leaving: BTreeMap<Tick, Vec<(Row, Row)>>,
+    /// Of the events that wait.
+    size: Size,
 }
+
+/// Of an event's place among those that leave.
+const LEAVING: Size = Size { rows: 0, bytes: 48 };
 
 impl Correcting {
     /// Events come and meet the table as it is.
@@ -117,7 +130,9 @@ impl Correcting {
             }
             let Some(key) = key else { continue };
             let leaves = tick.saturating_add(self.horizon);
-            count(self.waiting.entry(key.clone()).or_default(), (leaves, event.clone()), 1);
+            let size = Size::of_pair(&key, event);
+            let waiting = self.waiting.entry(key.clone()).or_default();
+            self.size += size * count(waiting, (leaves, event.clone()), 1) + LEAVING;
             self.leaving.entry(leaves).or_default().push((key, event.clone()));
         }
     }
@@ -150,7 +165,9 @@ impl Correcting {
     /// An event waits no more.
     fn take(&mut self, key: &Row, place: &(Tick, Row)) {
         let Some(waiting) = self.waiting.get_mut(key) else { return };
-        waiting.remove(place);
+        if waiting.remove(place).is_some() {
+            self.size -= Size::of_pair(key, &place.1);
+        }
         if waiting.is_empty() {
             self.waiting.remove(key);
         }
@@ -160,6 +177,7 @@ impl Correcting {
     fn forget(&mut self, tick: Tick) {
         let later = self.leaving.split_off(&tick.saturating_add(1));
         for (leaves, events) in std::mem::replace(&mut self.leaving, later) {
+            self.size -= LEAVING * events.len() as Diff;
             events.into_iter().for_each(|(key, event)| self.take(&key, &(leaves, event)));
         }
     }

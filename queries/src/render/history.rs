@@ -8,6 +8,8 @@ use hashbrown::HashMap;
 use operators::row::{Diff, Row};
 use operators::time::Tick;
 
+use super::usage::Size;
+
 /// The rows of a table.
 pub struct History {
     /// None: what was is of no use.
@@ -15,7 +17,14 @@ pub struct History {
     rows: HashMap<Row, BTreeMap<Row, Times>, foldhash::fast::FixedState>,
     /// Changes by the tick from which on nobody asks for what was before them.
     settling: BTreeMap<Tick, Vec<(Row, Row)>>,
+    /// Of the rows and of the changes that are remembered.
+    size: Size,
 }
+
+/// Of the list of a key's rows.
+const KEY: Size = Size { rows: 0, bytes: 96 };
+/// Of a change that is remembered, and of its place among those that settle.
+const CHANGE: Size = Size { rows: 0, bytes: 64 };
 
 /// When a row came and went.
 #[derive(Default)]
@@ -32,9 +41,11 @@ impl Times {
         self.settled + before.map(|(_, diff)| diff).sum::<Diff>()
     }
 
-    fn settle(&mut self, upto: Tick) {
+    /// Forgets the ticks of its changes up to this one, and tells how many they were.
+    fn settle(&mut self, upto: Tick) -> usize {
         let settled = self.changes.partition_point(|(at, _)| *at <= upto);
         self.settled += self.changes.drain(..settled).map(|(_, diff)| diff).sum::<Diff>();
+        settled
     }
 
     fn is_empty(&self) -> bool {
@@ -46,12 +57,16 @@ impl History {
     /// No rows.
     pub fn new(horizon_ms: Option<i64>) -> Self {
         let horizon = horizon_ms.map(|ms| ms.max(0) as Tick);
-        Self { horizon, rows: HashMap::default(), settling: BTreeMap::new() }
+        Self { horizon, rows: HashMap::default(), settling: BTreeMap::new(), size: Size::default() }
     }
 
     /// A row comes or goes; ticks ascend.
     pub fn change(&mut self, tick: Tick, key: Row, row: Row, diff: Diff) {
-        let times = self.rows.entry(key.clone()).or_default().entry(row.clone()).or_default();
+        let rows = self.rows.entry(key.clone()).or_default();
+        if !rows.contains_key(&row) {
+            self.size += Size::of_pair(&key, &row);
+        }
+        let times = rows.entry(row.clone()).or_default();
         match self.horizon {
             None => {
                 times.settled += diff;
@@ -59,9 +74,15 @@ impl History {
             }
             Some(horizon) => {
                 times.changes.push((tick, diff));
+                self.size += CHANGE;
                 self.settling.entry(tick.saturating_add(horizon)).or_default().push((key, row));
             }
         }
+    }
+
+    /// Of what is kept.
+    pub fn size(&self) -> Size {
+        self.size + KEY * self.rows.len() as Diff
     }
 
     /// The rows of a key that were there at a tick, and how often.
@@ -76,7 +97,7 @@ impl History {
         let later = self.settling.split_off(&now.saturating_add(1));
         for (key, row) in std::mem::replace(&mut self.settling, later).into_values().flatten() {
             if let Some(times) = self.rows.get_mut(&key).and_then(|rows| rows.get_mut(&row)) {
-                times.settle(now.saturating_sub(horizon));
+                self.size -= CHANGE * times.settle(now.saturating_sub(horizon)) as Diff;
                 self.tidy(&key, &row);
             }
         }
@@ -86,6 +107,7 @@ impl History {
         let Some(rows) = self.rows.get_mut(key) else { return };
         if rows.get(row).is_some_and(Times::is_empty) {
             rows.remove(row);
+            self.size -= Size::of_pair(key, row);
         }
         if rows.is_empty() {
             self.rows.remove(key);
@@ -117,6 +139,7 @@ mod tests {
         history.change(2_000, key.clone(), row(1_999), -1);
         history.settle(2_100);
         assert!(history.rows.is_empty() && history.settling.is_empty());
+        assert_eq!(history.size(), Size::default());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::evaluate::Stage;
 use super::history::History;
 use super::map::{self, Nulls, in_order, ticks};
 use super::outputs::{Outputs, Updates};
+use super::usage::{Gauge, Size};
 use super::within::milliseconds;
 use super::{Builder, Fault, Keyed, Rendered, Table};
 use crate::plan::{Expression, Join, Kind, Meets, Node, canonical, types};
@@ -32,7 +33,7 @@ use crate::plan::{Expression, Join, Kind, Meets, Node, canonical, types};
 /// Builds the join of events with a table.
 pub fn lookup<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join) -> Result<Rendered<'s>> {
     let (stream, keyed, look) = prepared(builder, node, join)?;
-    let (events, faults) = run(stream, keyed, look);
+    let (events, faults) = run(stream, keyed, look, builder.usage.gauge("Lookup"));
     builder.faults.push(faults);
     Ok(Rendered::Events(events))
 }
@@ -117,7 +118,12 @@ pub(super) fn before(waiting: &mut Vec<RecordBatch>, tick: Tick) -> Vec<RecordBa
     out
 }
 
-fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) -> (Stream<'s, Tick, Batch>, Table<'s>) {
+fn run<'s>(
+    events: Stream<'s, Tick, Batch>,
+    table: Keyed<'s>,
+    mut look: Look,
+    gauge: Arc<Gauge>,
+) -> (Stream<'s, Tick, Batch>, Table<'s>) {
     let mut builder = OperatorBuilder::new("Lookup".into(), events.scope());
     let mut events_input = builder.new_input(events, Pipeline);
     let mut table_input = builder.new_input(table.inner.broadcast(), Pipeline);
@@ -156,6 +162,7 @@ fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) ->
             if upto != Tick::MAX {
                 look.history.settle(upto);
             }
+            gauge.set(look.size() + size_of(&waiting, &changes));
             if let Some(held) = &held {
                 outputs.faults(&held[1], failed);
             }
@@ -168,7 +175,20 @@ fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) ->
     (rows, faults)
 }
 
+/// Of what waits for its tick.
+pub(super) fn size_of(events: &[RecordBatch], changes: &BTreeMap<Tick, Vec<((Row, Row), Diff)>>) -> Size {
+    let events =
+        events.iter().map(|rows| Size { rows: rows.num_rows() as i64, bytes: rows.get_array_memory_size() as i64 });
+    let changes = changes.values().flatten().map(|((key, row), _)| Size::of_pair(key, row));
+    events.chain(changes).fold(Size::default(), |sum, size| sum + size)
+}
+
 impl Look {
+    /// Of the table's rows.
+    pub fn size(&self) -> Size {
+        self.history.size()
+    }
+
     /// Rows of the table come and go; ticks ascend.
     pub fn change(&mut self, tick: Tick, changes: Vec<((Row, Row), Diff)>) {
         self.history.settle(tick);

@@ -21,6 +21,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use super::evaluate::Stage;
 use super::map::{self, ticks};
 use super::outputs::{Outputs, Updates};
+use super::usage::{Gauge, Size};
 use super::{Builder, Fault, Rendered, Table};
 use crate::plan::{Expression, Join, Node, Within, canonical, types};
 
@@ -41,13 +42,14 @@ pub fn within<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join, with
         kept_ms: within.kept_ms(),
         kept: HashMap::default(),
         leaving: BTreeMap::new(),
+        size: Size::default(),
     };
     let pairs = Pairs {
         codec: Codec::new(canonical(&both))?,
         filter: join.filter.clone(),
         out: map::event_schema(&node.schema),
     };
-    let (events, faults) = run(left, right, meeting, pairs);
+    let (events, faults) = run(left, right, meeting, pairs, builder.usage.gauge("Meet"));
     builder.faults.push(faults);
     Ok(Rendered::Events(events))
 }
@@ -123,6 +125,7 @@ fn run<'s>(
     right: Stream<'s, Tick, Updates<Timed>>,
     mut meeting: Meeting,
     pairs: Pairs,
+    gauge: Arc<Gauge>,
 ) -> (Stream<'s, Tick, Batch>, Table<'s>) {
     let mut builder = OperatorBuilder::new("Meet".into(), left.scope());
     let by_key = || Exchange::new(|((key, _), _, _): &(Timed, Tick, Diff)| key.spread());
@@ -151,6 +154,8 @@ fn run<'s>(
                     meeting.meet(tick, side, event, &mut met);
                 }
             }
+            let waiting = pending.values().flatten();
+            let waiting = waiting.fold(Size::default(), |sum, (_, (key, (_, row)))| sum + Size::of_pair(key, row));
             let Some(capabilities) = &mut held else { return };
             let (batch, failed) = pairs.give(&met);
             outputs.rows(&capabilities[0], Batch(batch));
@@ -162,6 +167,7 @@ fn run<'s>(
                     capabilities.iter_mut().for_each(|held| held.downgrade(&upto));
                 }
             }
+            gauge.set(meeting.size + waiting);
         }
     });
     (rows, faults)
@@ -176,7 +182,12 @@ struct Meeting {
     kept: HashMap<Row, [BTreeMap<(i64, Row), Diff>; 2], foldhash::fast::FixedState>,
     /// What leaves at which tick.
     leaving: BTreeMap<Tick, Vec<(usize, Timed)>>,
+    /// Of all that is kept.
+    size: Size,
 }
+
+/// Of an event's place among those that leave.
+const LEAVING: Size = Size { rows: 0, bytes: 56 };
 
 impl Meeting {
     /// An event comes: the pairs that it makes with those that are there.
@@ -194,7 +205,8 @@ impl Meeting {
         }
         let leaves = time.saturating_add(self.kept_ms[side]).max(0) as Tick;
         if leaves > tick {
-            count(&mut sides[side], (time, row.clone()), 1);
+            let event = Size::of_pair(&key, &row);
+            self.size += event * count(&mut sides[side], (time, row.clone()), 1) + LEAVING;
             self.leaving.entry(leaves).or_default().push((side, (key, (time, row))));
         } else if sides.iter().all(BTreeMap::is_empty) {
             self.kept.remove(&key);
@@ -206,7 +218,8 @@ impl Meeting {
         let later = self.leaving.split_off(&(tick.saturating_add(1)));
         for (side, (key, event)) in std::mem::replace(&mut self.leaving, later).into_values().flatten() {
             let Some(sides) = self.kept.get_mut(&key) else { continue };
-            count(&mut sides[side], event, -1);
+            let size = Size::of_pair(&key, &event.1);
+            self.size += size * count(&mut sides[side], event, -1) + -LEAVING;
             if sides.iter().all(BTreeMap::is_empty) {
                 self.kept.remove(&key);
             }
@@ -247,7 +260,8 @@ mod tests {
 
     fn meeting() -> Meeting {
         let (from_ms, until_ms) = (-50, 10);
-        Meeting { from_ms, until_ms, kept_ms: [110, 150], kept: HashMap::default(), leaving: BTreeMap::new() }
+        let (kept, leaving, size) = (HashMap::default(), BTreeMap::new(), Size::default());
+        Meeting { from_ms, until_ms, kept_ms: [110, 150], kept, leaving, size }
     }
 
     #[test]
@@ -265,5 +279,6 @@ mod tests {
         assert!(met.len() > 500_000, "{} pairs", met.len());
         meeting.forget(10_200);
         assert!(meeting.kept.is_empty() && meeting.leaving.is_empty());
+        assert_eq!(meeting.size, Size::default());
     }
 }
