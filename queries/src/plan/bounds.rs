@@ -110,14 +110,7 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Vec<String>) -> R
         }
         Op::Window { .. } => columns[..first.map_or(0, |input| input.columns.len())]
             .copy_from_slice(&first.expect("a window has an input").columns),
-        Op::Union(_) => {
-            columns = first.expect("a union has inputs").columns.clone();
-            for input in &below[1..] {
-                for (column, other) in columns.iter_mut().zip(&input.columns) {
-                    *column = if column == other { *column } else { Known::Other };
-                }
-            }
-        }
+        Op::Union(_) => columns = united(&below),
         Op::Temporal { bounds, .. } => {
             columns = first.expect("a filter has an input").columns.clone();
             grows = any_grows && !bounds.iter().any(|bound| bound.until);
@@ -128,6 +121,17 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Vec<String>) -> R
         _ => with(node, inputs, retention),
     };
     Ok(Walked { node, grows, columns })
+}
+
+/// What is known of the columns of a union: what all inputs agree on.
+fn united(below: &[Walked]) -> Vec<Known> {
+    let mut columns = below.first().expect("a union has inputs").columns.clone();
+    for input in &below[1..] {
+        for (column, other) in columns.iter_mut().zip(&input.columns) {
+            *column = if column == other { *column } else { Known::Other };
+        }
+    }
+    columns
 }
 
 /// What is known of a column by its name.
