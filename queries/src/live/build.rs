@@ -12,6 +12,7 @@ use operators::time::Tick;
 use super::command::{Begin, Command, Install, Start};
 use super::engine::{Engine, Options, RUNNING, Running};
 use super::keep::Held;
+use super::send::{Prepared, prepared};
 use super::worker::reads;
 use crate::catalog::View;
 use crate::plan::{Id, Kind, Node, renamed, shareable, substitute};
@@ -87,7 +88,8 @@ impl Engine {
         for install in &installs {
             self.put_up(install.clone());
         }
-        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start());
+        let mut made = self.stream(&port, view.relation.schema.clone(), node, shares, start());
+        made.running.prepared = prepared(&view.declaration.sinks, &made.running.rows);
         Ok(Made { parts: installs, ..made })
     }
 
@@ -105,7 +107,8 @@ impl Engine {
         let faults = Held::new(&format!("{port}!"), fault_schema, Kind::Table, workers, rows_max);
         let install =
             Install { port: port.to_owned(), node: node.clone(), start, rows: rows.clone(), faults: faults.clone() };
-        let running = Running { port: port.to_owned(), node, rows, faults, shares, state: RUNNING.to_owned() };
+        let (port, state) = (port.to_owned(), RUNNING.to_owned());
+        let running = Running { port, node, rows, faults, shares, prepared: Prepared::default(), state };
         Made { install: Arc::new(install), running, parts: Vec::new() }
     }
 

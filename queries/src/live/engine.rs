@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use super::Live;
 use super::command::{Commands, Start};
 use super::keep::{Change, Content, Held, Keeper};
+use super::send::{Prepared, Sent};
 use crate::catalog::{Catalog, File, Problem, View};
 use crate::plan::{Kind, Node};
 
@@ -55,6 +56,8 @@ pub struct Status {
     pub as_of: Tick,
     /// Parts that it shares with others.
     pub shares: usize,
+    /// How it goes to its sinks.
+    pub sinks: Vec<Sent>,
     /// What its declaration asks for that is not done yet.
     pub notes: Vec<String>,
     /// What was declared.
@@ -69,6 +72,8 @@ pub(super) struct Running {
     pub faults: Arc<Held>,
     /// Ports of parts that others have too.
     pub shares: BTreeSet<String>,
+    /// The ways to its sinks that were made with it.
+    pub prepared: Prepared,
     pub state: String,
 }
 
@@ -89,6 +94,8 @@ pub struct Engine {
     pub(super) keeper: Keeper,
     bases: Arc<BTreeMap<String, Arc<Held>>>,
     pub(super) options: Options,
+    /// How streams go to their sinks, as who feeds them has told.
+    pub(super) sent: Mutex<BTreeMap<String, Vec<Sent>>>,
 }
 
 impl Engine {
@@ -104,7 +111,7 @@ impl Engine {
         let bases = Arc::new(catalog.relations().map(base).collect());
         let state = Mutex::new(State { catalog, ..State::default() });
         let (changing, commands) = (tokio::sync::Mutex::default(), Arc::new(Commands::new(options.workers)));
-        Self { state, changing, commands, keeper, bases, options }
+        Self { state, changing, commands, keeper, bases, options, sent: Mutex::default() }
     }
 
     /// The part of a worker; called on its thread.
@@ -260,6 +267,7 @@ impl Engine {
             faults: running.map_or(0, |running| running.faults.figures().0),
             as_of: self.keeper.as_of(),
             shares: running.map_or(0, |running| running.shares.len()),
+            sinks: self.sent(&view.relation.name),
             notes: notes(view),
             sql: view.declaration.text.clone(),
         }
@@ -323,9 +331,6 @@ pub(super) const RUNNING: &str = "running";
 /// What is understood and checked, and does nothing yet.
 fn notes(view: &View) -> Vec<String> {
     let mut notes = Vec::new();
-    if !view.declaration.sinks.is_empty() {
-        notes.push(format!("changes do not go to {} yet", view.declaration.sinks.join(", ")));
-    }
     if view.declaration.access.is_some() {
         notes.push("every reader sees all rows: rights are not checked yet".to_owned());
     }

@@ -21,7 +21,7 @@ fn number(name: &str) -> Field {
 }
 
 fn streams_schema() -> SchemaRef {
-    let texts = ["name", "state", "kind", "key", "reads", "sql"].map(text);
+    let texts = ["name", "state", "kind", "key", "reads", "sql", "sinks"].map(text);
     let numbers = ["rows", "bytes", "changes", "errors", "shares"].map(number);
     Arc::new(Schema::new(texts.into_iter().chain(numbers).collect::<Vec<_>>()))
 }
@@ -33,13 +33,15 @@ fn errors_schema() -> SchemaRef {
 impl Engine {
     fn streams(&self) -> RecordBatch {
         let all = self.list();
-        let texts: [Vec<String>; 6] = [
+        let sink = |sent: &super::Sent| format!("{}: {}", sent.sink, sent.state);
+        let texts: [Vec<String>; 7] = [
             all.iter().map(|stream| stream.name.clone()).collect(),
             all.iter().map(|stream| stream.state.clone()).collect(),
             all.iter().map(|stream| stream.kind.to_owned()).collect(),
             all.iter().map(|stream| stream.key.join(", ")).collect(),
             all.iter().map(|stream| stream.reads.join(", ")).collect(),
             all.iter().map(|stream| stream.sql.clone()).collect(),
+            all.iter().map(|stream| stream.sinks.iter().map(sink).collect::<Vec<_>>().join("; ")).collect(),
         ];
         let numbers: [Vec<u64>; 5] = [
             all.iter().map(|stream| stream.rows as u64).collect(),

@@ -38,11 +38,14 @@ A stream over events sees those that arrive from then on; what is in sql.streams
         #[command(flatten)]
         server: Server,
     },
-    /// Take a stream down and free what it holds.
+    /// Take a stream down and free what it holds. What it wrote to its sinks stays there, unless it is purged.
     Drop {
         /// The stream.
         #[arg(value_name = "NAME")]
         name: String,
+        /// Delete what it wrote too: its topic, its table, its keys, its files.
+        #[arg(long)]
+        purge: bool,
         #[command(flatten)]
         server: Server,
     },
@@ -97,9 +100,12 @@ pub fn run(action: &Action) -> Result<(), Failure> {
                 let told = server.json(Method::PUT, &format!("/{name}"), text).await?;
                 print(&table(&[told]))
             }
-            Action::Drop { name, server } => {
-                server.json(Method::DELETE, &format!("/{name}"), String::new()).await?;
-                print(&format!("{name} is dropped\n"))
+            Action::Drop { name, purge, server } => {
+                let how = if *purge { "?purge=true" } else { "" };
+                let told = server.json(Method::DELETE, &format!("/{name}{how}"), String::new()).await?;
+                let purged = told["purged"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let purged: String = purged.map(|sink| format!(", taken out of {sink}")).collect();
+                print(&format!("{name} is dropped{purged}\n"))
             }
             Action::List { server } => {
                 let told = server.json(Method::GET, "", String::new()).await?;
@@ -172,12 +178,29 @@ impl Server {
     }
 }
 
+/// How a stream goes to a sink.
+fn sent_line(name: &str, sent: &Value) -> String {
+    let text = |part: &str| sent[part].as_str().unwrap_or_default();
+    let mut line = format!("sink: {name} -> {}: {}", text("sink"), text("state"));
+    for (part, meaning) in
+        [("queued", "rows wait"), ("missed", "events were missed"), ("resynchronised", "times taken again from the content")]
+    {
+        if let Some(count) = sent[part].as_u64().filter(|count| *count > 0) {
+            line += &format!(", {count} {meaning}");
+        }
+    }
+    line + "\n"
+}
+
 /// The streams as lines with columns.
 fn table(streams: &[Value]) -> String {
     let head = ["NAME", "STATE", "KIND", "ROWS", "BYTES", "CHANGES", "ERRORS", "SHARED", "READS", "AS OF"];
     let mut lines: Vec<Vec<String>> = vec![head.iter().map(|word| (*word).to_owned()).collect()];
     let mut notes = String::new();
     for stream in streams {
+        for sent in stream["sinks"].as_array().into_iter().flatten() {
+            notes += &sent_line(stream["name"].as_str().unwrap_or_default(), sent);
+        }
         for note in stream["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             notes += &format!("note: {}: {note}\n", stream["name"].as_str().unwrap_or_default());
         }
