@@ -89,7 +89,10 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     // It has a limit of its own for clients that do not take their leave.
     let _ = serving.await;
     if left + of_views > 0 {
-        error!(rows = left + of_views, "stopped with rows unwritten; they are in the log and come again with the next start");
+        error!(
+            rows = left + of_views,
+            "stopped with rows unwritten; they are in the log and come again with the next start"
+        );
     }
     info!("stopped");
     outcome.and(ended)

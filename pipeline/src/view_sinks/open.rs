@@ -36,8 +36,12 @@ impl Opening<'_> {
         match sink {
             "kafka" if !config.kafka_sink.enabled => Err(off("kafka_sink")),
             "kafka" => {
-                let topic =
-                    kafka::view::ViewTopic::new(config.kafka.clone(), config.kafka_sink.options.clone(), stream, self.topic());
+                let topic = kafka::view::ViewTopic::new(
+                    config.kafka.clone(),
+                    config.kafka_sink.options.clone(),
+                    stream,
+                    self.topic(),
+                );
                 self.started(sink, Form::Json, topic, config.sinks.live.clone(), lost, tap)
             }
             "redis" if !config.redis.enabled => Err(off("redis")),
@@ -90,8 +94,13 @@ impl Opening<'_> {
 
     /// A name for the view's columns: files of others lie elsewhere.
     fn shape(&self) -> String {
-        let columns: Vec<String> =
-            self.sending.schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+        let columns: Vec<String> = self
+            .sending
+            .schema
+            .fields()
+            .iter()
+            .map(|field| format!("{} {}", field.name(), field.data_type()))
+            .collect();
         let text = format!("{:?} {}", self.sending.kind, columns.join(", "));
         let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
         format!("columns-{:08x}", text.bytes().fold(0x811c_9dc5, hash))

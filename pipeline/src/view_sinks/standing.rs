@@ -149,12 +149,7 @@ impl Standing {
     }
 
     /// The rows in the form that the sink takes, with columns of ours.
-    fn formed(
-        &self,
-        rows: &RecordBatch,
-        ours: Vec<(Field, ArrayRef)>,
-        tick: Tick,
-    ) -> Result<RecordBatch, ArrowError> {
+    fn formed(&self, rows: &RecordBatch, ours: Vec<(Field, ArrayRef)>, tick: Tick) -> Result<RecordBatch, ArrowError> {
         let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
         match self.form {
             Form::Json => {
@@ -235,7 +230,8 @@ mod tests {
         let mut all = Vec::new();
         for batch in batches {
             let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
-            let (keys, values, gone) = (text(KEY), text(JSON), batch.column_by_name(DELETED).unwrap().as_boolean().clone());
+            let (keys, values, gone) =
+                (text(KEY), text(JSON), batch.column_by_name(DELETED).unwrap().as_boolean().clone());
             for row in 0..batch.num_rows() {
                 all.push((keys.value(row).to_owned(), (!gone.value(row)).then(|| values.value(row).to_owned())));
             }

@@ -27,3 +27,4 @@ mod sql;
 mod streams;
 mod tidy;
 mod traces;
+mod view_sinks;

@@ -12,7 +12,7 @@ use operators::time::Tick;
 use super::command::{Begin, Command, Install, Start};
 use super::engine::{Engine, Options, RUNNING, Running};
 use super::keep::Held;
-use super::send::{Prepared, prepared};
+use super::send::Ways;
 use super::worker::reads;
 use crate::catalog::View;
 use crate::plan::{Id, Kind, Node, renamed, shareable, substitute};
@@ -89,7 +89,7 @@ impl Engine {
             self.put_up(install.clone());
         }
         let mut made = self.stream(&port, view.relation.schema.clone(), node, shares, start());
-        made.running.prepared = prepared(&view.declaration.sinks, &made.running.rows);
+        made.running.ways = Ways::of(view, &made.running.rows);
         Ok(Made { parts: installs, ..made })
     }
 
@@ -108,7 +108,7 @@ impl Engine {
         let install =
             Install { port: port.to_owned(), node: node.clone(), start, rows: rows.clone(), faults: faults.clone() };
         let (port, state) = (port.to_owned(), RUNNING.to_owned());
-        let running = Running { port, node, rows, faults, shares, prepared: Prepared::default(), state };
+        let running = Running { port, node, rows, faults, shares, ways: None, state };
         Made { install: Arc::new(install), running, parts: Vec::new() }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use super::Live;
 use super::command::{Commands, Start};
 use super::keep::{Change, Content, Held, Keeper};
-use super::send::{Prepared, Sent};
+use super::send::{Sent, Ways};
 use crate::catalog::{Catalog, File, Problem, View};
 use crate::plan::{Kind, Node};
 
@@ -72,8 +72,8 @@ pub(super) struct Running {
     pub faults: Arc<Held>,
     /// Ports of parts that others have too.
     pub shares: BTreeSet<String>,
-    /// The ways to its sinks that were made with it.
-    pub prepared: Prepared,
+    /// Where it goes; none if nowhere.
+    pub ways: Option<Ways>,
     pub state: String,
 }
 

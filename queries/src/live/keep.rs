@@ -120,10 +120,12 @@ impl Held {
         }
         let change = Arc::new(change);
         let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
-        taps.retain(|tap| tap.upgrade().is_some_and(|tap| {
-            tap.put(&change);
-            true
-        }));
+        taps.retain(|tap| {
+            tap.upgrade().is_some_and(|tap| {
+                tap.put(&change);
+                true
+            })
+        });
         self.tapped.store(taps.len(), Ordering::Relaxed);
         drop(taps);
         // An error is that nobody watches.

@@ -9,23 +9,34 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use datafusion::arrow::datatypes::SchemaRef;
 use serde::Serialize;
 
-use super::engine::{Engine, RUNNING};
+use super::engine::{Engine, RUNNING, Running};
 use super::keep::{Content, Held};
 use super::tap::{TAP_BYTES_MAX, Tap};
+use crate::catalog::{Relation, View};
 use crate::plan::Kind;
 
-/// Taps of a stream of events by sink.
-pub(super) type Prepared = BTreeMap<String, Arc<Tap>>;
+/// Where one version of a stream goes.
+#[derive(Clone)]
+pub(super) struct Ways {
+    relation: Relation,
+    sinks: Vec<String>,
+    /// Of events by sink, made with the stream. A table needs none yet: its content is there later too.
+    taps: BTreeMap<String, Arc<Tap>>,
+}
 
-/// The taps of a stream that begins. A table needs none yet: its content is there later too.
-pub(super) fn prepared(sinks: &[String], rows: &Held) -> Prepared {
-    let tap = |sink: &String| {
-        let tap = Tap::new(Kind::Events, TAP_BYTES_MAX);
-        rows.tap(&tap);
-        (sink.clone(), tap)
-    };
-    // At the edge whoever comes watches for himself.
-    sinks.iter().filter(|sink| rows.kind == Kind::Events && *sink != EDGE).map(tap).collect()
+impl Ways {
+    /// Of a stream that is about to begin.
+    pub(super) fn of(view: &View, rows: &Held) -> Option<Ways> {
+        // At the edge whoever comes watches for himself.
+        let sinks: Vec<String> = view.declaration.sinks.iter().filter(|sink| *sink != EDGE).cloned().collect();
+        let tap = |sink: &String| {
+            let tap = Tap::new(Kind::Events, TAP_BYTES_MAX);
+            rows.tap(&tap);
+            (sink.clone(), tap)
+        };
+        let taps = sinks.iter().filter(|_| rows.kind == Kind::Events).map(tap).collect();
+        (!sinks.is_empty()).then(|| Ways { relation: view.relation.clone(), sinks, taps })
+    }
 }
 
 /// The sink that needs nothing done: everything can be watched there.
@@ -76,18 +87,19 @@ impl Engine {
     #[must_use]
     pub fn sending(&self) -> Vec<Sending> {
         let state = self.state();
-        let sending = |view: &crate::catalog::View| {
-            let running = state.running.get(&view.relation.name).filter(|running| running.state == RUNNING)?;
+        let sending = |running: &Running| {
+            // As this version was declared: the catalogue may be ahead of it or behind.
+            let Ways { relation, sinks, .. } = running.ways.as_ref().filter(|_| running.state == RUNNING)?;
             Some(Sending {
-                name: view.relation.name.clone(),
+                name: relation.name.clone(),
                 port: running.port.clone(),
-                schema: view.relation.schema.clone(),
-                key: view.relation.key.clone(),
-                kind: view.relation.kind,
-                sinks: view.declaration.sinks.iter().filter(|sink| *sink != EDGE).cloned().collect(),
+                schema: relation.schema.clone(),
+                key: relation.key.clone(),
+                kind: relation.kind,
+                sinks: sinks.clone(),
             })
         };
-        state.catalog.views().filter_map(sending).filter(|sending| !sending.sinks.is_empty()).collect()
+        state.running.values().filter_map(sending).collect()
     }
 
     /// The way of a version of a stream to a sink, for one who keeps it as long as it is wanted: for events that which was
@@ -96,7 +108,7 @@ impl Engine {
     pub fn tap(&self, sending: &Sending, sink: &str) -> Option<Arc<Tap>> {
         let mut state = self.state();
         let running = state.running.get_mut(&sending.name).filter(|running| running.port == sending.port)?;
-        let prepared = running.prepared.remove(sink);
+        let prepared = running.ways.as_mut().and_then(|ways| ways.taps.remove(sink));
         Some(prepared.unwrap_or_else(|| {
             let tap = Tap::new(sending.kind, TAP_BYTES_MAX);
             running.rows.tap(&tap);

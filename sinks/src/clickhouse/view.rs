@@ -54,7 +54,8 @@ impl ViewTable {
         let base = ClickHouseSink::new(clickhouse, options)?;
         let mut columns = Vec::new();
         for field in schema.fields() {
-            let refuse = |why: &str, hint: &str| fault::refused(&base.target, &format!("column {}", field.name()), why, hint);
+            let refuse =
+                |why: &str, hint: &str| fault::refused(&base.target, &format!("column {}", field.name()), why, hint);
             if OURS.contains(&field.name().as_str()) {
                 return Err(refuse("this is the name of a column of ours there", "give it another name by AS"));
             }
@@ -68,7 +69,9 @@ impl ViewTable {
             None => [("tick", "UInt64", DataType::UInt64), ("row_id", "UInt64", DataType::UInt64)],
         };
         let own = columns.iter().map(|(name, _, sent)| Field::new(name, sent.clone(), true));
-        let sent = Schema::new(own.chain(ours.iter().map(|(name, _, sent)| Field::new(*name, sent.clone(), false))).collect::<Vec<_>>());
+        let sent = Schema::new(
+            own.chain(ours.iter().map(|(name, _, sent)| Field::new(*name, sent.clone(), false))).collect::<Vec<_>>(),
+        );
         columns.extend(ours.map(|(name, kind, sent)| (name.to_owned(), kind.to_owned(), sent)));
         let key = key.map_or_else(Vec::new, <[String]>::to_vec);
         Ok(Self { base, table: table(name), key, columns, sent: Arc::new(sent) })
@@ -87,7 +90,8 @@ impl ViewTable {
     }
 
     fn create(&self) -> String {
-        let columns: Vec<String> = self.columns.iter().map(|(name, kind, _)| format!("{} {kind}", quoted(name))).collect();
+        let columns: Vec<String> =
+            self.columns.iter().map(|(name, kind, _)| format!("{} {kind}", quoted(name))).collect();
         let (engine, order) = match self.is_table() {
             true => ("ReplacingMergeTree(version, is_deleted)", list(self.key.iter().map(String::as_str))),
             false => ("ReplacingMergeTree", "tick, row_id".to_owned()),
@@ -104,21 +108,32 @@ impl ViewTable {
     /// Whether the table that is there is the one that would be made.
     async fn check(&self) -> Result<(), SinkError> {
         let (base, doing) = (&self.base, "looking at the view's table");
-        let found = base.client.query("SELECT name, type FROM system.columns WHERE database = ? AND table = ? ORDER BY position");
+        let found = base
+            .client
+            .query("SELECT name, type FROM system.columns WHERE database = ? AND table = ? ORDER BY position");
         let found = found.bind(&base.database).bind(&self.table).fetch_all::<(String, String)>();
         let found = base.within(doing, found).await?;
         let comment = base.client.query("SELECT comment FROM system.tables WHERE database = ? AND name = ?");
         let comment = comment.bind(&base.database).bind(&self.table).fetch_one::<String>();
         let comment = base.within(doing, comment).await?;
-        let wanted: Vec<(String, String)> = self.columns.iter().map(|(name, kind, _)| (name.clone(), kind.clone())).collect();
+        let wanted: Vec<(String, String)> =
+            self.columns.iter().map(|(name, kind, _)| (name.clone(), kind.clone())).collect();
         let hint = "it is not touched: rename it or drop it there, or give the view another name";
         let differs = |why: String| fault::refused(&base.target, &format!("table {}", self.table), &why, hint);
         if comment != self.comment() {
-            return Err(differs(format!("it has another key, or is not ours: '{comment}' instead of '{}'", self.comment())));
+            return Err(differs(format!(
+                "it has another key, or is not ours: '{comment}' instead of '{}'",
+                self.comment()
+            )));
         }
-        let other = wanted.iter().find(|column| !found.contains(column)).or(found.iter().find(|column| !wanted.contains(column)));
+        let other = wanted
+            .iter()
+            .find(|column| !found.contains(column))
+            .or(found.iter().find(|column| !wanted.contains(column)));
         match other {
-            Some((name, kind)) => Err(differs(format!("the view has other columns: {name} {kind} is on one side only"))),
+            Some((name, kind)) => {
+                Err(differs(format!("the view has other columns: {name} {kind} is on one side only")))
+            }
             None => Ok(()),
         }
     }
@@ -126,7 +141,8 @@ impl ViewTable {
     fn rows(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let column = |(name, _, sent): &(String, String, DataType)| -> Result<ArrayRef, ArrowError> {
             let found = |name: &str| {
-                rows.column_by_name(name).ok_or_else(|| ArrowError::SchemaError(format!("the rows have no column {name}")))
+                rows.column_by_name(name)
+                    .ok_or_else(|| ArrowError::SchemaError(format!("the rows have no column {name}")))
             };
             match name.as_str() {
                 "version" => {
@@ -224,7 +240,9 @@ pub async fn purge(clickhouse: &connection::ClickHouse, options: Options, name: 
             let statement = format!("DROP TABLE IF EXISTS {}", quoted(&table(name)));
             base.within("dropping the view's table", base.client.query_raw(&statement).execute()).await
         }
-        Some(_) => Err(fault::refused(&base.target, &table(name), "the table is not ours", "drop it there, if it is to go")),
+        Some(_) => {
+            Err(fault::refused(&base.target, &table(name), "the table is not ours", "drop it there, if it is to go"))
+        }
     }
 }
 
@@ -247,8 +265,11 @@ impl Sink for ViewTable {
         let broken = |error: ArrowError| {
             fault::refused(&self.base.target, &format!("rows for {}", self.table), &error.to_string(), "this is a bug")
         };
-        let statement =
-            format!("INSERT INTO {} ({}) FORMAT ArrowStream", quoted(&self.table), list(self.columns.iter().map(|column| column.0.as_str())));
+        let statement = format!(
+            "INSERT INTO {} ({}) FORMAT ArrowStream",
+            quoted(&self.table),
+            list(self.columns.iter().map(|column| column.0.as_str()))
+        );
         for (part, rows) in step.rows.iter().enumerate() {
             let rows = self.rows(rows.batch()).map_err(broken)?;
             let mut writer = StreamWriter::try_new(Vec::new(), &self.sent).map_err(broken)?;

@@ -83,7 +83,11 @@ impl ViewKeys {
     fn compare(&self, found: Option<&String>) {
         let known = self.marks.iter().flatten().any(|mark| Some(mark) == found);
         if self.marks[0].is_some() && !known {
-            tracing::error!(target = self.target, key = self.base, "Redis has lost rows of a view; they are written again");
+            tracing::error!(
+                target = self.target,
+                key = self.base,
+                "Redis has lost rows of a view; they are written again"
+            );
             self.lost.store(true, Ordering::Relaxed);
         }
     }
@@ -142,7 +146,8 @@ impl ViewKeys {
         upto: Tick,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), SinkError> {
-        let standing: BTreeSet<String> = changes.iter().filter_map(|change| change.key).map(|key| self.key(key)).collect();
+        let standing: BTreeSet<String> =
+            changes.iter().filter_map(|change| change.key).map(|key| self.key(key)).collect();
         let found = keys(connection, &self.base).await.map_err(|error| self.failed(&error))?;
         let stale: Vec<String> = found.into_iter().filter(|key| !standing.contains(key)).collect();
         for part in stale.chunks(self.options.script_vehicles_max) {
@@ -222,7 +227,8 @@ async fn keys(connection: &mut MultiplexedConnection, base: &str) -> Result<BTre
 fn decode(name: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), name.as_bytes());
     while let Some((first, more)) = rest.split_first() {
-        let digits = (*first == b'%').then(|| more.get(..2)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits =
+            (*first == b'%').then(|| more.get(..2)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);

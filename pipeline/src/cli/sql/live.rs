@@ -182,9 +182,11 @@ impl Server {
 fn sent_line(name: &str, sent: &Value) -> String {
     let text = |part: &str| sent[part].as_str().unwrap_or_default();
     let mut line = format!("sink: {name} -> {}: {}", text("sink"), text("state"));
-    for (part, meaning) in
-        [("queued", "rows wait"), ("missed", "events were missed"), ("resynchronised", "times taken again from the content")]
-    {
+    for (part, meaning) in [
+        ("queued", "rows wait"),
+        ("missed", "events were missed"),
+        ("resynchronised", "times taken again from the content"),
+    ] {
         if let Some(count) = sent[part].as_u64().filter(|count| *count > 0) {
             line += &format!(", {count} {meaning}");
         }
