@@ -63,7 +63,8 @@ impl Opening<'_> {
                     config.clickhouse.options.clone(),
                     &sending.name,
                     &sending.schema,
-                    table.then_some(&sending.key[..]),
+                    table,
+                    &sending.key,
                 );
                 self.started(sink, Form::Columns, view.map_err(told)?, config.sinks.history.clone(), lost, tap)
             }
@@ -118,8 +119,7 @@ impl Opening<'_> {
         let sending = self.sending;
         let stream = lasting(&sending.name);
         let table = sending.kind == Kind::Table;
-        let key = if table { &sending.key[..] } else { &[] };
-        let standing = Standing::new(sending.schema.clone(), key, form).map_err(|why| why.to_string())?;
+        let standing = Standing::new(sending.schema.clone(), &sending.key, form).map_err(|why| why.to_string())?;
         let keys: &'static [&'static str] = if table && form != Form::Changelog { &[KEY] } else { &[] };
         // What a target refuses is shown with the view, and tried again; it does not end the process.
         let (fatal, _) = mpsc::channel(1);

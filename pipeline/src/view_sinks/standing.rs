@@ -37,7 +37,7 @@ const CHANGE: &str = "_change";
 pub struct Standing {
     codec: Codec,
     form: Form,
-    /// Places of the key's columns; none for events.
+    /// Places of the key's columns; events may have none.
     key: Vec<usize>,
     rows: BTreeMap<Box<str>, BTreeMap<Row, Diff>>,
 }
@@ -50,7 +50,7 @@ struct Turned {
 }
 
 impl Standing {
-    /// Nothing has been handed over. Without a key the rows are events.
+    /// Nothing has been handed over.
     ///
     /// # Errors
     /// A column's type has no form in rows, or a key is none of the columns.
@@ -109,19 +109,25 @@ impl Standing {
         self.batches(&turned, tick)
     }
 
-    /// These events, each with the number by which it is known again.
+    /// These events, each with the number by which it is known again: that of its key, or else of its tick and all of it.
     ///
     /// # Errors
     /// As for [`turn`](Self::turn).
     pub fn events(&self, changes: &[(Row, Diff)], tick: Tick) -> Result<Vec<RecordBatch>, ArrowError> {
         let each = |(row, diff): &(Row, Diff)| {
             let row = row.clone();
-            (0..u64::try_from(*diff).unwrap_or(0)).map(move |nth| (row.clone(), number(row.bytes(), nth)))
+            (0..u64::try_from(*diff).unwrap_or(0)).map(move |nth| (row.clone(), nth))
         };
         let all: Vec<(Row, u64)> = changes.iter().flat_map(each).collect();
         let batch = |some: &[(Row, u64)]| {
             let rows = self.codec.decode(some.iter().map(|(row, _)| row))?;
-            let ids: ArrayRef = Arc::new(UInt64Array::from_iter_values(some.iter().map(|(_, id)| *id)));
+            let ids: Vec<u64> = if self.key.is_empty() {
+                some.iter().map(|(row, nth)| number(&[row.bytes(), &tick.to_le_bytes(), &nth.to_le_bytes()])).collect()
+            } else {
+                let keys = self.keys(some.iter().map(|(row, _)| row))?;
+                keys.iter().map(|key| number(&[key.as_bytes()])).collect()
+            };
+            let ids: ArrayRef = Arc::new(UInt64Array::from(ids));
             self.formed(&rows, vec![(Field::new(ID, DataType::UInt64, false), ids)], tick)
         };
         all.chunks(BATCH_ROWS).map(batch).collect()
@@ -202,10 +208,10 @@ fn difference(key: Box<str>, before: Option<Row>, after: Option<Row>) -> Option<
     }
 }
 
-/// FNV-1a of a row and of which of its equals it is: the same in every build.
-fn number(row: &[u8], nth: u64) -> u64 {
+/// FNV-1a of some bytes: the same in every build.
+fn number(parts: &[&[u8]]) -> u64 {
     let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    row.iter().chain(&nth.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, hash)
+    parts.iter().copied().flatten().fold(0xcbf2_9ce4_8422_2325, hash)
 }
 
 #[cfg(test)]
@@ -215,8 +221,13 @@ mod tests {
     use super::*;
 
     fn standing() -> Standing {
+        by(&["k"])
+    }
+
+    fn by(key: &[&str]) -> Standing {
+        let key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
         let fields = vec![Field::new("k", DataType::Utf8, true), Field::new("n", DataType::Int64, true)];
-        Standing::new(Arc::new(Schema::new(fields)), &["k".to_owned()], Form::Json).unwrap()
+        Standing::new(Arc::new(Schema::new(fields)), &key, Form::Json).unwrap()
     }
 
     fn rows(standing: &Standing, rows: &[(&str, i64)]) -> Vec<Row> {
@@ -284,7 +295,7 @@ mod tests {
 
     #[test]
     fn equal_events_of_one_tick_have_numbers_of_their_own_and_the_same_ones_each_time() {
-        let standing = standing();
+        let standing = by(&[]);
         let all = rows(&standing, &[("a", 1), ("b", 1)]);
         let events = [(all[0].clone(), 2), (all[1].clone(), 1)];
         let ids = |batches: Vec<RecordBatch>| -> Vec<u64> {
@@ -295,5 +306,8 @@ mod tests {
         let first = ids(standing.events(&events, 5).unwrap());
         assert_eq!(first.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
         assert_eq!(first, ids(standing.events(&events, 5).unwrap()));
+        assert_ne!(first, ids(standing.events(&events, 6).unwrap()), "another tick, another event");
+        let keyed = by(&["k"]);
+        assert_eq!(ids(keyed.events(&events[1..], 5).unwrap()), ids(keyed.events(&events[1..], 6).unwrap()));
     }
 }

@@ -6,7 +6,7 @@
 //! | the view is | the table has beside its columns | engine |
 //! | --- | --- | --- |
 //! | a table | `version`, `is_deleted` | `ReplacingMergeTree(version, is_deleted)` ordered by the key |
-//! | events | `tick`, `row_id` | `ReplacingMergeTree` ordered by `tick, row_id` |
+//! | events | `tick`, `row_id` | `ReplacingMergeTree` ordered by the key, or by `tick, row_id` if there is none |
 
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ const OURS: [&str; 4] = ["version", "is_deleted", "tick", "row_id"];
 pub struct ViewTable {
     base: ClickHouseSink,
     table: String,
+    is_table: bool,
+    /// Empty for events that nothing else is known again by.
     key: Vec<String>,
     /// Name, type there, and type on the way there.
     columns: Vec<(String, String, DataType)>,
@@ -40,7 +42,7 @@ pub struct ViewTable {
 }
 
 impl ViewTable {
-    /// A sink of the view of this name, with these columns; without a key it is one of events.
+    /// A sink of the view of this name, with these columns.
     ///
     /// # Errors
     /// [`SinkError::Refused`] if what is configured cannot work, or a column cannot be kept there.
@@ -49,7 +51,8 @@ impl ViewTable {
         options: Options,
         name: &str,
         schema: &Schema,
-        key: Option<&[String]>,
+        is_table: bool,
+        key: &[String],
     ) -> Result<Self, SinkError> {
         let base = ClickHouseSink::new(clickhouse, options)?;
         let mut columns = Vec::new();
@@ -64,38 +67,32 @@ impl ViewTable {
             })?;
             columns.push((field.name().clone(), format!("Nullable({kind})"), sent));
         }
-        let ours = match key {
-            Some(_) => [("version", "UInt64", DataType::UInt64), ("is_deleted", "UInt8", DataType::UInt8)],
-            None => [("tick", "UInt64", DataType::UInt64), ("row_id", "UInt64", DataType::UInt64)],
+        let ours = match is_table {
+            true => [("version", "UInt64", DataType::UInt64), ("is_deleted", "UInt8", DataType::UInt8)],
+            false => [("tick", "UInt64", DataType::UInt64), ("row_id", "UInt64", DataType::UInt64)],
         };
         let own = columns.iter().map(|(name, _, sent)| Field::new(name, sent.clone(), true));
         let sent = Schema::new(
             own.chain(ours.iter().map(|(name, _, sent)| Field::new(*name, sent.clone(), false))).collect::<Vec<_>>(),
         );
         columns.extend(ours.map(|(name, kind, sent)| (name.to_owned(), kind.to_owned(), sent)));
-        let key = key.map_or_else(Vec::new, <[String]>::to_vec);
-        Ok(Self { base, table: table(name), key, columns, sent: Arc::new(sent) })
-    }
-
-    fn is_table(&self) -> bool {
-        !self.key.is_empty()
+        let key = key.to_vec();
+        Ok(Self { base, table: table(name), is_table, key, columns, sent: Arc::new(sent) })
     }
 
     /// What the table says of itself, by which it is known again.
     fn comment(&self) -> String {
-        match self.is_table() {
-            true => format!("haulstream: rows by {}", self.key.join(", ")),
-            false => "haulstream: events".to_owned(),
-        }
+        let kind = if self.is_table { "rows" } else { "events" };
+        let by = if self.key.is_empty() { "tick".to_owned() } else { self.key.join(", ") };
+        format!("haulstream: {kind} by {by}")
     }
 
     fn create(&self) -> String {
         let columns: Vec<String> =
             self.columns.iter().map(|(name, kind, _)| format!("{} {kind}", quoted(name))).collect();
-        let (engine, order) = match self.is_table() {
-            true => ("ReplacingMergeTree(version, is_deleted)", list(self.key.iter().map(String::as_str))),
-            false => ("ReplacingMergeTree", "tick, row_id".to_owned()),
-        };
+        let engine = if self.is_table { "ReplacingMergeTree(version, is_deleted)" } else { "ReplacingMergeTree" };
+        let order =
+            if self.key.is_empty() { "tick, row_id".to_owned() } else { list(self.key.iter().map(String::as_str)) };
         format!(
             "CREATE TABLE IF NOT EXISTS {} ({}) ENGINE = {engine} ORDER BY ({order}) \
              SETTINGS allow_nullable_key = 1, non_replicated_deduplication_window = 1000 COMMENT {}",
@@ -277,7 +274,7 @@ impl Sink for ViewTable {
             let bytes = writer.into_inner().map_err(broken)?;
             self.base.insert(&self.table, statement.clone(), step, part, bytes).await?;
         }
-        if self.is_table() && view::is_first(step) {
+        if self.is_table && view::is_first(step) {
             let ticks = step.rows.iter().map(|rows| tick_range(rows.batch()).0);
             self.take_away_others(ticks.min().unwrap_or(0)).await?;
         }

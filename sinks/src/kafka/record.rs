@@ -216,8 +216,8 @@ impl<'a> Row<'a> {
         Ok(Record { topic, key, value: (!gone).then(|| own.value.as_bytes()), headers })
     }
 
-    /// `stream/partition/offset` of an event with a place in a log, `stream/key/tick` of anything else; an event's number
-    /// stands for its key.
+    /// `stream/partition/offset` of an event with a place in a log, `stream/number` of one that has a
+    /// number, `stream/key/tick` of anything else.
     fn identify(&self, row: usize, key: Option<&[u8]>, out: &mut Vec<u8>) {
         out.extend_from_slice(self.stream.as_bytes());
         let mut number = itoa::Buffer::new();
@@ -230,10 +230,10 @@ impl<'a> Row<'a> {
             }
             None => {
                 out.push(b'/');
-                out.extend_from_slice(key.unwrap_or_default());
                 if let Some(ids) = self.ids {
-                    out.extend_from_slice(number.format(ids.value(row)).as_bytes());
+                    return out.extend_from_slice(number.format(ids.value(row)).as_bytes());
                 }
+                out.extend_from_slice(key.unwrap_or_default());
                 out.push(b'/');
                 out.extend_from_slice(number.format(self.ticks.map_or(0, |ticks| ticks.value(row))).as_bytes());
             }

@@ -38,11 +38,21 @@ async fn held(program: &Program) -> Rows {
 }
 
 async fn until_same(program: &Program, what: &str, there: impl Fn() -> Rows) {
+    let mut told = String::new();
     wait_until_async(DEADLINE, what, async || {
         // Rows change meanwhile: what was there before and after the look is what counts.
         let before = held(program).await;
         let found = there();
-        before.len() == 60 && (found == before || found == held(program).await)
+        if before.len() == 60 && (found == before || found == held(program).await) {
+            return true;
+        }
+        let other = before.iter().find(|(key, row)| found.get(*key) != Some(row));
+        let differs = format!("{} rows, {} of them there; {other:?}", before.len(), found.len());
+        if differs != told {
+            eprintln!("{what}: {differs}, there {:?}", other.map(|(key, _)| found.get(key)));
+            told = differs;
+        }
+        false
     })
     .await;
 }
@@ -95,10 +105,8 @@ async fn clickhouse_dies_and_comes_back() {
     let program = start(directory.path(), "clickhouse", &more);
     until_running(&program, "clickhouse").await;
     let there = |server: &ClickHouse| -> Rows {
-        let told =
-            server.query("SELECT vehicle_id, driver_id, name FROM haulstream.view_driven FINAL FORMAT JSONEachRow");
-        let rows = told.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-        rows.map(|row: Value| (row["vehicle_id"].as_str().expect("an id").to_owned(), row)).collect()
+        let asked = "SELECT vehicle_id, driver_id, name FROM haulstream.view_driven FINAL FORMAT JSONEachRow";
+        super::by_vehicle(&server.query(asked))
     };
     until_same(&program, "in ClickHouse", || there(&server)).await;
     server.server.kill9();
