@@ -56,10 +56,14 @@ fn standing(broker: &Kafka, topic: &str) -> Rows {
     rows
 }
 
-/// Rows of ClickHouse, a line of JSON each.
+/// Rows of ClickHouse, a line of JSON each; what is null is left out, as everywhere else.
 fn by_vehicle(lines: &str) -> Rows {
     let rows = lines.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-    rows.map(|row: Value| (row["vehicle_id"].as_str().expect("an id").to_owned(), row)).collect()
+    let row = |mut row: Value| {
+        row.as_object_mut().expect("an object").retain(|_, value| !value.is_null());
+        (row["vehicle_id"].as_str().expect("an id").to_owned(), row)
+    };
+    rows.map(row).collect()
 }
 
 fn has_topic(broker: &Kafka, topic: &str) -> bool {
