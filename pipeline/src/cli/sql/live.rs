@@ -225,3 +225,26 @@ fn table(streams: &[Value]) -> String {
     };
     lines.iter().map(shown).collect::<String>() + &notes
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_says_how_streams_go_to_their_sinks() {
+        let sinks = json!([
+            {"sink": "kafka", "state": "running", "queued": 0, "missed": 0, "resynchronised": 0},
+            {"sink": "redis", "state": "trying again: away", "queued": 7, "missed": 0, "resynchronised": 2},
+        ]);
+        let shown = table(&[json!({"name": "fleet", "state": "running", "sinks": sinks, "notes": ["a note"]})]);
+        let lines: Vec<&str> = shown.lines().skip(2).collect();
+        let wanted = [
+            "sink: fleet -> kafka: running",
+            "sink: fleet -> redis: trying again: away, 7 rows wait, 2 times taken again from the content",
+            "note: fleet: a note",
+        ];
+        assert_eq!(lines, wanted);
+    }
+}
