@@ -181,12 +181,13 @@ impl Work {
                 self.told.resynchronised.fetch_add(1, Ordering::Relaxed);
                 content = true;
             }
-            if content && !self.feed.is_full() {
-                if let Some(content) = self.engine.refill(&self.version.sending.port, &self.version.tap) {
-                    return Todo::Content(content);
-                }
-                // This version is gone: another one comes, or the end.
+            if content
+                && !self.feed.is_full()
+                && let Some(content) = self.engine.refill(&self.version.sending.port, &self.version.tap)
+            {
+                return Todo::Content(content);
             }
+            // Where there is no content this version is gone: another one comes, or the end.
             let room = !content && !self.feed.is_full();
             tokio::select! {
                 _ = self.wanted.changed() => {}
