@@ -9,7 +9,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use datafusion::arrow::datatypes::SchemaRef;
 use serde::Serialize;
 
-use super::engine::{Engine, RUNNING, Running};
+use super::engine::{Engine, Running};
 use super::keep::{Content, Held};
 use super::tap::{TAP_BYTES_MAX, Tap};
 use crate::catalog::{Relation, View};
@@ -89,7 +89,7 @@ impl Engine {
         let state = self.state();
         let sending = |running: &Running| {
             // As this version was declared: the catalogue may be ahead of it or behind.
-            let Ways { relation, sinks, .. } = running.ways.as_ref().filter(|_| running.state == RUNNING)?;
+            let Ways { relation, sinks, .. } = running.ways.as_ref().filter(|_| running.watch.suspended().is_none())?;
             Some(Sending {
                 name: relation.name.clone(),
                 port: running.port.clone(),
