@@ -248,7 +248,8 @@ async fn what_goes_while_the_process_is_away_is_gone_after_a_start() {
         loop {
             let next = heard.next().await.expect("a message");
             let message: Value = serde_json::from_slice(next.get_payload_bytes()).expect("JSON");
-            if message["remove"].as_array().is_some_and(|gone| !gone.is_empty()) {
+            // Channels know no databases: other tests are heard too.
+            if message["remove"] == json!(["v-1"]) {
                 return message["remove"].clone();
             }
         }
