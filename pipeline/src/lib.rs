@@ -15,4 +15,5 @@ pub mod run;
 pub mod streams;
 pub mod tap;
 pub mod topology;
+pub mod view_sinks;
 pub mod worker;

@@ -12,6 +12,7 @@ use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
 use queries::Answer;
 use queries::live::{Change, Content, Engine};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -19,6 +20,8 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::{Reply, Response};
+
+use crate::view_sinks::ViewSinks;
 
 /// Longest text of a declaration, in bytes.
 const TEXT_BYTES_MAX: u64 = 64 << 10;
@@ -28,7 +31,8 @@ const MESSAGE_BYTES_MAX: usize = 1 << 10;
 
 /// The routes below `/v1/streams`.
 #[must_use]
-pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
+pub fn routes(engine: Arc<Engine>, sinks: ViewSinks) -> BoxedFilter<(Response,)> {
+    let with_sinks = warp::any().map(move || sinks.clone());
     let with = warp::any().map(move || engine.clone());
     let root = warp::path!("v1" / "streams");
     let one = warp::path!("v1" / "streams" / String);
@@ -50,10 +54,8 @@ pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
         let done = async { engine.replace(&name, utf8(&text)?).await };
         answered(StatusCode::OK, done.await.map(|status| json!(status)))
     });
-    let remove = warp::delete().and(one).and(with.clone()).then(|name: String, engine: Arc<Engine>| async move {
-        let done = engine.remove(&name).await;
-        answered(StatusCode::OK, done.map(|()| json!({ "dropped": name })))
-    });
+    let asked = warp::query::<Dropping>();
+    let remove = warp::delete().and(one).and(asked).and(with.clone()).and(with_sinks).then(drop_stream);
     let changes = warp::get().and(warp::path!("v1" / "streams" / String / "changes")).and(with.clone());
     let changes = changes.map(|name: String, engine: Arc<Engine>| match engine.watch(&name) {
         Ok((content, changes)) => {
@@ -83,6 +85,23 @@ pub fn routes(engine: Arc<Engine>) -> BoxedFilter<(Response,)> {
     all.or(changes).unify().or(socket).unify().or(faults).unify().boxed()
 }
 
+/// How a stream is dropped.
+#[derive(Deserialize)]
+struct Dropping {
+    /// Whether what it wrote to its sinks goes too.
+    #[serde(default)]
+    purge: bool,
+}
+
+async fn drop_stream(name: String, how: Dropping, engine: Arc<Engine>, sinks: ViewSinks) -> Response {
+    let done = async {
+        engine.remove(&name).await?;
+        let purged = if how.purge { sinks.purge(&name).await? } else { Vec::new() };
+        Ok(json!({ "dropped": name, "purged": purged }))
+    };
+    answered(StatusCode::OK, done.await)
+}
+
 fn utf8(text: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(text).map_err(|why| Refusal::new("utf8_invalid", format!("the text is not UTF-8: {why}")))
 }
@@ -100,6 +119,7 @@ fn refused(why: &Refusal) -> Response {
         "sql_statement_not_allowed" => StatusCode::FORBIDDEN,
         "stream_has_dependants" | "sql_stream_suspended" => StatusCode::CONFLICT,
         "sql_budget_exceeded" => StatusCode::UNPROCESSABLE_ENTITY,
+        "sink_not_purged" => StatusCode::BAD_GATEWAY,
         "sql_not_caught_up" | "sql_too_many_streams" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     };

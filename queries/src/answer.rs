@@ -3,7 +3,7 @@
 use datafusion::arrow::csv::WriterBuilder;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::json::ArrayWriter;
+use datafusion::arrow::json::{ArrayWriter, LineDelimitedWriter};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 use operators::time::Tick;
@@ -70,4 +70,16 @@ impl Answer {
         text.push('\n');
         Ok(text)
     }
+}
+
+/// Each row as a JSON object, as [`Answer::to_json`] writes it.
+///
+/// # Errors
+/// A value has no form in JSON.
+pub fn json_rows(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
+    let mut writer = LineDelimitedWriter::new(Vec::new());
+    writer.write(batch)?;
+    writer.finish()?;
+    let text = String::from_utf8(writer.into_inner()).expect("JSON is text");
+    Ok(text.lines().map(str::to_owned).collect())
 }

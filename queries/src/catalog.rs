@@ -239,6 +239,10 @@ fn named(logical: &LogicalPlan, node: &Node, declaration: &Declaration) -> Resul
         return Err(Refusal::new("sql_key_missing", "rows come and go, and sinks have to know them again")
             .hint("name the columns that tell them apart: WITH (key = 'a, b')"));
     }
+    if let Some(ours) = names.iter().find(|name| name.starts_with("__")).filter(|_| !declaration.sinks.is_empty()) {
+        return Err(Refusal::new("name_invalid", format!("column {} begins as columns of ours", excerpt(ours)))
+            .hint("give it another name by AS; a stream that goes to sinks has no names that begin with __"));
+    }
     let fields = names.iter().zip(node.schema.fields());
     let fields = fields.map(|(name, field)| Field::new(name, field.data_type().clone(), true));
     Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))

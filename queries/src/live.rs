@@ -10,7 +10,9 @@ mod export;
 mod keep;
 mod port;
 mod relations;
+mod send;
 mod subscribe;
+mod tap;
 mod worker;
 
 pub use budget::Suspended;
@@ -18,4 +20,6 @@ pub use engine::{Engine, Options, Status};
 pub use export::{export_events, export_table};
 pub use keep::{Change, Content, Keeper};
 pub use port::Ports;
+pub use send::{Sending, Sent};
+pub use tap::{TAP_BYTES_MAX, Tap, Tapped};
 pub use worker::Live;

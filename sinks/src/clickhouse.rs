@@ -10,6 +10,7 @@
 mod fault;
 mod migration;
 mod table;
+pub mod view;
 
 use std::future::Future;
 use std::time::Duration;
@@ -139,15 +140,23 @@ impl ClickHouseSink {
         Ok(())
     }
 
-    async fn insert(&self, table: &Table, step: &Step, part: usize, rows: Vec<u8>) -> Result<(), SinkError> {
-        let doing = format!("insert into {}", table.name);
+    /// Inserts rows, an Arrow stream, into a table by this statement.
+    async fn insert(
+        &self,
+        table: &str,
+        statement: String,
+        step: &Step,
+        part: usize,
+        rows: Vec<u8>,
+    ) -> Result<(), SinkError> {
+        let doing = format!("insert into {table}");
         let Step { stream, worker, from, upto, .. } = step;
         // With the content: rows of the same step that differ, such as those of a replay, must not be taken for known.
         let token = format!("{stream}/{worker}/{from}-{upto}/{part}/{:016x}", key_hash(&rows));
         let timeout = Some(Duration::from_millis(self.options.timeout_ms));
         let mut insert = self
             .client
-            .insert_formatted_with(table.insert())
+            .insert_formatted_with(statement)
             .with_setting("insert_deduplication_token", token)
             .with_timeouts(timeout, timeout);
         let mut rest = Bytes::from(rows);
@@ -203,7 +212,7 @@ impl Sink for ClickHouseSink {
             if (bytes >= self.options.insert_bytes_max || index + 1 == step.rows.len())
                 && let Some(rows) = encoder.finish().map_err(broken)?
             {
-                self.insert(table, step, parts, rows).await?;
+                self.insert(table.name, table.insert(), step, parts, rows).await?;
                 parts += 1;
             }
         }

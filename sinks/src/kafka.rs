@@ -10,6 +10,7 @@ mod delivery;
 mod flight;
 mod id;
 mod record;
+pub mod view;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,7 @@ pub mod parquet;
 pub mod redis;
 pub mod run;
 pub mod step;
+pub mod view;
 
 pub use run::{Feed, Options, Route, Running};
 pub use step::{Rows, Sink, SinkError, Step};

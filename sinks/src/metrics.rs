@@ -14,6 +14,10 @@ pub enum Metric {
     RowsKnown,
     /// Rows that the target did not take because it had the same or a newer version, by sink.
     RowsStale,
+    /// Events of a derived stream that there was no room for while its sink was away, by sink.
+    RowsMissed,
+    /// Times that a derived stream was compared with its content and brought up to date, by sink.
+    Resynchronised,
     /// Steps written, by sink and stream.
     Steps,
     /// Rows of a written step, by sink and stream.
@@ -51,11 +55,13 @@ enum Kind {
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Metric; 17] = [
+    pub const ALL: [Metric; 19] = [
         Metric::Rows,
         Metric::RowsConflated,
         Metric::RowsKnown,
         Metric::RowsStale,
+        Metric::RowsMissed,
+        Metric::Resynchronised,
         Metric::Steps,
         Metric::StepRows,
         Metric::QueueRows,
@@ -79,6 +85,8 @@ impl Metric {
             Metric::RowsConflated => "haulstream_sink_rows_conflated_total",
             Metric::RowsKnown => "haulstream_sink_rows_known_total",
             Metric::RowsStale => "haulstream_sink_rows_stale_total",
+            Metric::RowsMissed => "haulstream_sink_rows_missed_total",
+            Metric::Resynchronised => "haulstream_sink_resynchronised_total",
             Metric::Steps => "haulstream_sink_steps_total",
             Metric::StepRows => "haulstream_sink_step_rows",
             Metric::QueueRows => "haulstream_sink_queue_rows",
@@ -103,6 +111,8 @@ impl Metric {
             Metric::RowsConflated => "rows left out as a newer version of their key was in the same step",
             Metric::RowsKnown => "rows left out at a restart as the target had them",
             Metric::RowsStale => "rows that the target had in the same or a newer version",
+            Metric::RowsMissed => "events of a derived stream that there was no room for while its sink was away",
+            Metric::Resynchronised => "times that a derived stream was taken again from its content",
             Metric::Steps => "steps written to the target",
             Metric::StepRows => "rows of a written step",
             Metric::QueueRows => "rows handed over and not yet written",

@@ -29,6 +29,7 @@ mod geo;
 mod key;
 mod message_pack;
 mod row;
+pub mod view;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,8 +10,8 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
@@ -101,6 +101,8 @@ struct Shared {
     sent: AtomicU64,
     /// Task: messages after which nothing could be written before a frontier moves.
     starved_after: AtomicU64,
+    /// Task: why the last attempt failed, until one succeeds.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -225,6 +227,12 @@ impl Feed {
         self.queued_bytes() >= shared.queue_bytes_max as u64 && !starved()
     }
 
+    /// Why the last attempt to write failed; none if it did not.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Name of the sink.
     #[must_use]
     pub fn sink(&self) -> &'static str {
@@ -302,6 +310,7 @@ pub fn start<S: Sink>(
         queue_bytes: AtomicU64::new(0),
         sent: AtomicU64::new(0),
         starved_after: AtomicU64::new(u64::MAX),
+        trouble: Mutex::default(),
     });
     #[expect(clippy::disallowed_methods, reason = "bounded by `queue_bytes`, at which the worker stops its intake")]
     let (queue, received) = mpsc::unbounded_channel();

@@ -97,6 +97,8 @@ pub struct Sql {
     pub streams_max: usize,
     /// Milliseconds that one may take to catch up.
     pub catch_up_ms_max: u64,
+    /// What the names of topics begin with that streams are sent to.
+    pub topic_prefix: String,
 }
 
 /// Section `reader`.

@@ -199,6 +199,11 @@ pub const ERRORS: &[ErrorCode] = &[
         "A new stream has not caught up within `sql.catch_up_ms_max`; the old one answers on.",
     ),
     error(
+        "sink_not_purged",
+        Met::Streams,
+        "The stream is dropped, but what it wrote to a sink could not be deleted; the message says where and why.",
+    ),
+    error(
         "stream_has_dependants",
         Met::Streams,
         "Others read it, and would get another key or other columns, or nothing.",

@@ -41,7 +41,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let (fatal, refused) = mpsc::channel(16);
     let mut inputs = Inputs::open(&config)?;
     let gate = sources::listen::routes(inputs.gate(&config)?);
-    let streams = Streams::start(&config)?;
+    let streams = Streams::start(&config).await?;
     let mut extra = admin::routes(readiness.clone(), figures.clone()).or(gate).unify().boxed();
     let mut readers = None;
     if let Some(streams) = &streams {
@@ -78,16 +78,23 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     inputs.stop();
     job.stop();
     let ended = tokio::task::spawn_blocking(move || job.join()).await.map_err(|why| why.to_string())?;
-    if let Some(streams) = streams {
-        streams.stop();
-    }
-    let left = outputs.drain(Duration::from_millis(config.run.drain_ms_max)).await;
+    let deadline = Duration::from_millis(config.run.drain_ms_max);
+    let views = async {
+        match streams {
+            Some(streams) => streams.stop(deadline).await,
+            None => 0,
+        }
+    };
+    let (left, of_views) = futures_util::join!(outputs.drain(deadline), views);
     stop_server.send_replace(true);
     drop(readers);
     // It has a limit of its own for clients that do not take their leave.
     let _ = serving.await;
-    if left > 0 {
-        error!(rows = left, "stopped with rows unwritten; they are in the log and come again with the next start");
+    if left + of_views > 0 {
+        error!(
+            rows = left + of_views,
+            "stopped with rows unwritten; they are in the log and come again with the next start"
+        );
     }
     info!("stopped");
     outcome.and(ended)
@@ -122,7 +129,10 @@ async fn watch_over(
                     streams.look();
                 }
                 match inputs.behind_ms(job.frontier()) {
-                    behind if behind < 5_000 => caught_up.met(),
+                    behind if behind < 5_000 => {
+                        caught_up.met();
+                        streams.inspect(|streams| streams.caught_up());
+                    }
                     behind => caught_up.waits(format!("{} s behind the log", behind / 1_000)),
                 }
             }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use queries::catalog::{Catalog, files};
 use queries::live::{Engine, Options, Suspended};
@@ -14,19 +15,21 @@ use warp::reply::Response;
 use crate::config::{self, Config};
 use crate::reads::{self, Serving};
 use crate::streams;
+use crate::view_sinks::ViewSinks;
 
 /// The running engine.
 pub struct Streams {
     engine: Arc<Engine>,
     keeping: JoinHandle<()>,
+    sinks: ViewSinks,
 }
 
 impl Streams {
-    /// Declares the streams of the configured directory. None if there can't be any.
+    /// Declares the streams of the configured directory and starts their sinks. None if there can't be any.
     ///
     /// # Errors
     /// A file cannot be read, or is not what it should be.
-    pub fn start(config: &Config) -> Result<Option<Self>, String> {
+    pub async fn start(config: &Config) -> Result<Option<Self>, String> {
         if !config.sql.enabled {
             return Ok(None);
         }
@@ -44,7 +47,8 @@ impl Streams {
             declare_all(&engine, Path::new(&config.sql.streams))?;
         }
         let keeping = engine.keeper().start().map_err(|why| format!("cannot start a thread: {why}"))?;
-        Ok(Some(Self { engine, keeping }))
+        let sinks = ViewSinks::start(engine.clone(), config).await;
+        Ok(Some(Self { engine, keeping, sinks }))
     }
 
     /// The engine.
@@ -55,7 +59,7 @@ impl Streams {
     /// The routes. Nobody's rights are checked yet, so a process that others can reach only lists.
     pub fn routes(&self, config: &Config) -> BoxedFilter<(Response,)> {
         let near = config.edge.listen.parse::<std::net::SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback());
-        let all = streams::routes(self.engine.clone());
+        let all = streams::routes(self.engine.clone(), self.sinks.clone());
         if near { all } else { warp::get().and(all).boxed() }
     }
 
@@ -81,11 +85,19 @@ impl Streams {
         self.engine.report();
     }
 
-    /// Ends the keeping of content.
-    pub fn stop(self) {
+    /// The log has been read to its end.
+    pub fn caught_up(&self) {
+        self.sinks.caught_up();
+    }
+
+    /// Ends the sinks, which write what they were handed over within the deadline, and the keeping of content. Returns the rows
+    /// that are not written.
+    pub async fn stop(self, deadline: Duration) -> u64 {
+        let left = self.sinks.drain(deadline).await;
         self.engine.keeper().stop();
         // A panic there has ended the process already.
         let _ = self.keeping.join();
+        left
     }
 }
 

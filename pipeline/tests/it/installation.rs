@@ -100,7 +100,13 @@ impl Installation {
         names
     }
 
-    fn redis(&self) -> redis::Connection {
+    /// The URL of the Redis database.
+    pub fn redis_url(&self) -> &str {
+        &self.redis
+    }
+
+    /// A client of the Redis database.
+    pub fn redis(&self) -> redis::Connection {
         let client = redis::Client::open(self.redis.as_str()).expect("an address");
         client.get_connection().expect("Redis answers")
     }

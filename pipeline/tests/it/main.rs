@@ -30,3 +30,4 @@ mod sql;
 mod streams;
 mod tidy;
 mod traces;
+mod view_sinks;

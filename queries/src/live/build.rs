@@ -13,6 +13,7 @@ use super::budget::{Budget, Watch};
 use super::command::{Begin, Command, Install, Start};
 use super::engine::{Engine, Options, Running};
 use super::keep::Held;
+use super::send::Ways;
 use super::worker::reads;
 use crate::catalog::View;
 use crate::plan::{Id, Kind, Node, renamed, shareable, substitute};
@@ -94,7 +95,8 @@ impl Engine {
         for install in &installs {
             self.put_up(install.clone());
         }
-        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start(), budget);
+        let mut made = self.stream(&port, view.relation.schema.clone(), node, shares, start(), budget);
+        made.running.ways = Ways::of(view, &made.running.rows);
         Ok(Made { parts: installs, ..made })
     }
 
@@ -120,7 +122,7 @@ impl Engine {
             faults: faults.clone(),
             usage: usage.clone(),
         };
-        let running = Running { port: port.to_owned(), node, rows, faults, shares, usage, watch };
+        let running = Running { port: port.to_owned(), node, rows, faults, shares, usage, watch, ways: None };
         Made { install: Arc::new(install), running, parts: Vec::new() }
     }
 

@@ -16,6 +16,7 @@ use super::Live;
 use super::budget::Watch;
 use super::command::{Commands, Start};
 use super::keep::{Change, Content, Held, Keeper};
+use super::send::{Sent, Ways};
 use crate::catalog::{Catalog, File, Problem, View};
 use crate::plan::{Kind, Node};
 use crate::reads::SystemTable;
@@ -75,6 +76,8 @@ pub struct Status {
     pub as_of: Tick,
     /// Parts that it shares with others.
     pub shares: usize,
+    /// How it goes to its sinks.
+    pub sinks: Vec<Sent>,
     /// What its declaration asks for that is not done yet.
     pub notes: Vec<String>,
     /// What was declared.
@@ -100,6 +103,8 @@ pub(super) struct Running {
     pub faults: Arc<Held>,
     /// Ports of parts that others have too.
     pub shares: BTreeSet<String>,
+    /// Where it goes; none if nowhere.
+    pub ways: Option<Ways>,
     pub usage: Arc<Usage>,
     pub watch: Arc<Watch>,
 }
@@ -121,6 +126,8 @@ pub struct Engine {
     pub(super) keeper: Keeper,
     bases: Arc<BTreeMap<String, Arc<Held>>>,
     pub(super) options: Options,
+    /// How streams go to their sinks, as who feeds them has told.
+    pub(super) sent: Mutex<BTreeMap<String, Vec<Sent>>>,
     /// Tables about the rest of the process.
     pub(super) system: RwLock<Vec<SystemTable>>,
     /// When figures were shown last, and of which streams.
@@ -140,7 +147,8 @@ impl Engine {
         let bases = Arc::new(catalog.relations().map(base).collect());
         let state = Mutex::new(State { catalog, ..State::default() });
         let (changing, commands) = (tokio::sync::Mutex::default(), Arc::new(Commands::new(options.workers)));
-        Self { state, changing, commands, keeper, bases, options, shown: Mutex::default(), system: RwLock::default() }
+        let (shown, system, sent) = (Mutex::default(), RwLock::default(), Mutex::default());
+        Self { state, changing, commands, keeper, bases, options, shown, system, sent }
     }
 
     /// Has another table about the process itself to be read.
@@ -318,6 +326,7 @@ impl Engine {
             faults: running.map_or(0, |running| running.faults.figures().0),
             as_of: self.keeper.as_of(),
             shares: running.map_or(0, |running| running.shares.len()),
+            sinks: self.sent(&view.relation.name),
             notes: notes(view),
             sql: view.declaration.text.clone(),
         }
@@ -362,9 +371,6 @@ impl Engine {
 /// What is understood and checked, and does nothing yet.
 fn notes(view: &View) -> Vec<String> {
     let mut notes = Vec::new();
-    if !view.declaration.sinks.is_empty() {
-        notes.push(format!("changes do not go to {} yet", view.declaration.sinks.join(", ")));
-    }
     if view.declaration.access.is_some() {
         notes.push("every reader sees all rows: rights are not checked yet".to_owned());
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use operators::time::Tick;
 use tokio::sync::broadcast;
 
 use super::port::Updates;
+use super::tap::Tap;
 use crate::plan::Kind;
 use crate::render::Size;
 
@@ -37,6 +38,10 @@ pub struct Held {
     /// The workers' frontiers.
     frontiers: Vec<AtomicU64>,
     watchers: broadcast::Sender<Arc<Change>>,
+    /// Of the sinks.
+    taps: Mutex<Vec<Weak<Tap>>>,
+    /// How many there are.
+    tapped: AtomicUsize,
     /// Rows it may hold.
     rows_max: usize,
     rows: AtomicUsize,
@@ -90,6 +95,8 @@ impl Held {
             waiting_bytes: AtomicI64::new(0),
             frontiers: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             watchers: broadcast::channel(BEHIND_MAX).0,
+            taps: Mutex::default(),
+            tapped: AtomicUsize::new(0),
             rows_max,
             rows: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -98,9 +105,35 @@ impl Held {
         })
     }
 
-    /// Whether rows are of any use: a table's always, events only while somebody watches them.
+    /// Whether rows are of any use: a table's always, events only while somebody watches them or a sink takes them.
     pub fn is_wanted(&self) -> bool {
-        self.kind == Kind::Table || self.watchers.receiver_count() > 0
+        self.kind == Kind::Table || self.watchers.receiver_count() > 0 || self.tapped.load(Ordering::Relaxed) > 0
+    }
+
+    /// From now on every change goes through this tap too, as long as somebody has it.
+    pub fn tap(&self, tap: &Arc<Tap>) {
+        let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
+        taps.push(Arc::downgrade(tap));
+        self.tapped.store(taps.len(), Ordering::Relaxed);
+    }
+
+    /// Tells all who follow.
+    fn tell(&self, change: Change) {
+        if self.watchers.receiver_count() == 0 && self.tapped.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let change = Arc::new(change);
+        let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
+        taps.retain(|tap| {
+            tap.upgrade().is_some_and(|tap| {
+                tap.put(&change);
+                true
+            })
+        });
+        self.tapped.store(taps.len(), Ordering::Relaxed);
+        drop(taps);
+        // An error is that nobody watches.
+        let _ = self.watchers.send(change);
     }
 
     pub fn put(&self, updates: Updates) {
@@ -242,6 +275,14 @@ impl Keeper {
         Some((shelf.content(shelves.as_of), shelf.held.watchers.subscribe()))
     }
 
+    /// The content behind a port, after which the tap gives every change.
+    pub(super) fn refill(&self, port: &str, tap: &Arc<Tap>) -> Option<Content> {
+        let shelves = self.0.shelves.read().unwrap_or_else(PoisonError::into_inner);
+        let shelf = shelves.by_port.get(port)?;
+        tap.reset();
+        Some(shelf.content(shelves.as_of))
+    }
+
     /// Takes in what was put, and moves on to the newest tick that all have passed.
     fn keep(&self) {
         let mut shelves = self.0.shelves.write().unwrap_or_else(PoisonError::into_inner);
@@ -292,9 +333,8 @@ impl Shelf {
                     count(&mut self.rows, row.clone(), *diff);
                 }
             }
-            if self.held.watchers.receiver_count() > 0 && !rows.is_empty() {
-                // An error is that nobody watches any more.
-                let _ = self.held.watchers.send(Arc::new(Change { tick, rows }));
+            if !rows.is_empty() {
+                self.held.tell(Change { tick, rows });
             }
         }
         self.held.rows.store(self.rows.len(), Ordering::Relaxed);

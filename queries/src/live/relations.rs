@@ -23,7 +23,7 @@ fn number(name: &str) -> Field {
 }
 
 fn streams_schema() -> SchemaRef {
-    let texts = ["name", "state", "reason", "kind", "key", "reads", "sql"].map(text);
+    let texts = ["name", "state", "reason", "kind", "key", "reads", "sql", "sinks"].map(text);
     let numbers = ["rows", "bytes", "state_rows", "state_bytes", "busy_pct", "changes", "errors", "shares"].map(number);
     let as_of = Field::new("as_of", DataType::Timestamp(TimeUnit::Millisecond, None), true);
     Arc::new(Schema::new(texts.into_iter().chain(numbers).chain([as_of]).collect::<Vec<_>>()))
@@ -43,7 +43,8 @@ fn errors_schema() -> SchemaRef {
 impl Engine {
     fn streams(&self, as_of: Tick) -> RecordBatch {
         let all = self.list();
-        let texts: [Vec<Option<String>>; 7] = [
+        let sink = |sent: &super::Sent| format!("{}: {}", sent.sink, sent.state);
+        let texts: [Vec<Option<String>>; 8] = [
             all.iter().map(|stream| Some(stream.name.clone())).collect(),
             all.iter().map(|stream| Some(stream.state.to_owned())).collect(),
             all.iter().map(|stream| stream.reason.clone()).collect(),
@@ -51,6 +52,7 @@ impl Engine {
             all.iter().map(|stream| Some(stream.key.join(", "))).collect(),
             all.iter().map(|stream| Some(stream.reads.join(", "))).collect(),
             all.iter().map(|stream| Some(stream.sql.clone())).collect(),
+            all.iter().map(|stream| Some(stream.sinks.iter().map(sink).collect::<Vec<_>>().join("; "))).collect(),
         ];
         let numbers: [Vec<u64>; 8] = [
             all.iter().map(|stream| stream.rows as u64).collect(),

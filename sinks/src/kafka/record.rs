@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, UInt64Type};
 use operators::batch::{DELETED, OFFSET, PARTITION, TICK};
@@ -15,6 +15,7 @@ use rdkafka::producer::BaseRecord;
 use super::{Target, Topic};
 use crate::json::{self, Encoder, Text, Unsupported};
 use crate::step::Rows;
+use crate::view;
 
 /// Header with a record's identity.
 pub(super) const IDENTITY: &str = "hs-id";
@@ -139,6 +140,10 @@ struct Row<'a> {
     topic: Names<'a>,
     keys: Vec<&'a ArrayRef>,
     values: json::Rows<'a>,
+    /// The values, where they are ready.
+    ready: Option<&'a StringArray>,
+    /// Numbers of events that have no place in a log.
+    ids: Option<&'a UInt64Array>,
     deleted: Option<&'a BooleanArray>,
     place: Option<(&'a Int32Array, &'a Int64Array)>,
     ticks: Option<&'a UInt64Array>,
@@ -165,6 +170,8 @@ impl<'a> Row<'a> {
             },
             keys: topic.keys.iter().map(|name| column(name)).collect(),
             values: encoder.rows(batch),
+            ready: batch.column_by_name(view::JSON).map(|ready| ready.as_string()),
+            ids: batch.column_by_name(view::ID).map(|ids| ids.as_primitive::<UInt64Type>()),
             deleted: table.then(|| column(DELETED).as_boolean()),
             place: place
                 .map(|(partition, offset)| (partition.as_primitive::<Int32Type>(), offset.as_primitive::<Int64Type>())),
@@ -200,13 +207,17 @@ impl<'a> Row<'a> {
         let gone = self.deleted.is_some_and(|deleted| deleted.value(row));
         if !gone {
             own.value.clear();
-            self.values.write(row, own.value);
+            match self.ready {
+                Some(ready) => own.value.raw(ready.value(row).as_bytes()),
+                None => self.values.write(row, own.value),
+            }
         }
         count(own.tally, topic);
         Ok(Record { topic, key, value: (!gone).then(|| own.value.as_bytes()), headers })
     }
 
-    /// `stream/partition/offset` of an event with a place in a log, `stream/key/tick` of anything else.
+    /// `stream/partition/offset` of an event with a place in a log, `stream/number` of one that has a
+    /// number, `stream/key/tick` of anything else.
     fn identify(&self, row: usize, key: Option<&[u8]>, out: &mut Vec<u8>) {
         out.extend_from_slice(self.stream.as_bytes());
         let mut number = itoa::Buffer::new();
@@ -219,6 +230,9 @@ impl<'a> Row<'a> {
             }
             None => {
                 out.push(b'/');
+                if let Some(ids) = self.ids {
+                    return out.extend_from_slice(number.format(ids.value(row)).as_bytes());
+                }
                 out.extend_from_slice(key.unwrap_or_default());
                 out.push(b'/');
                 out.extend_from_slice(number.format(self.ticks.map_or(0, |ticks| ticks.value(row))).as_bytes());

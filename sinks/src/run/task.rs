@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
@@ -302,6 +302,7 @@ impl<S: Sink> Task<S> {
             let error = match tried {
                 Ok(applied) => {
                     if failures > 0 {
+                        self.show_trouble(None);
                         info!(sink = self.name, failures, "sink works again");
                     }
                     if matches!(attempt, Attempt::Apply(_)) {
@@ -314,6 +315,7 @@ impl<S: Sink> Task<S> {
             };
             self.shut = true;
             failures += 1;
+            self.show_trouble(Some(error.to_string()));
             let pause = self.pause(failures, &error);
             let code = if matches!(error, SinkError::Refused { .. }) { "refused" } else { "unavailable" };
             counter!(Metric::Errors.name(), "sink" => self.name, "code" => code).increment(1);
@@ -378,6 +380,10 @@ impl<S: Sink> Task<S> {
 
     fn stream(&self, index: usize) -> &'static str {
         self.shared.routes[index / self.shared.workers].stream
+    }
+
+    fn show_trouble(&self, trouble: Option<String>) {
+        *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     fn show_queue(&self) {

@@ -38,11 +38,14 @@ A stream over events sees those that arrive from then on; what is in sql.streams
         #[command(flatten)]
         server: Server,
     },
-    /// Take a stream down and free what it holds.
+    /// Take a stream down and free what it holds. What it wrote to its sinks stays there, unless it is purged.
     Drop {
         /// The stream.
         #[arg(value_name = "NAME")]
         name: String,
+        /// Delete what it wrote too: its topic, its table, its keys, its files.
+        #[arg(long)]
+        purge: bool,
         #[command(flatten)]
         server: Server,
     },
@@ -98,9 +101,12 @@ pub fn run(action: &Action) -> Result<(), Failure> {
                 let told = server.json(Method::PUT, &format!("/{name}"), text).await?;
                 print(&table(&[told]))
             }
-            Action::Drop { name, server } => {
-                server.json(Method::DELETE, &format!("/{name}"), String::new()).await?;
-                print(&format!("{name} is dropped\n"))
+            Action::Drop { name, purge, server } => {
+                let how = if *purge { "?purge=true" } else { "" };
+                let told = server.json(Method::DELETE, &format!("/{name}{how}"), String::new()).await?;
+                let purged = told["purged"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let purged: String = purged.map(|sink| format!(", taken out of {sink}")).collect();
+                print(&format!("{name} is dropped{purged}\n"))
             }
             Action::List { server } => {
                 let told = server.json(Method::GET, "", String::new()).await?;
@@ -173,6 +179,22 @@ impl Server {
     }
 }
 
+/// How a stream goes to a sink.
+fn sent_line(name: &str, sent: &Value) -> String {
+    let text = |part: &str| sent[part].as_str().unwrap_or_default();
+    let mut line = format!("sink: {name} -> {}: {}", text("sink"), text("state"));
+    for (part, meaning) in [
+        ("queued", "rows wait"),
+        ("missed", "events were missed"),
+        ("resynchronised", "times taken again from the content"),
+    ] {
+        if let Some(count) = sent[part].as_u64().filter(|count| *count > 0) {
+            line += &format!(", {count} {meaning}");
+        }
+    }
+    line + "\n"
+}
+
 /// The streams as lines with columns.
 fn table(streams: &[Value]) -> String {
     let head = [
@@ -193,6 +215,9 @@ fn table(streams: &[Value]) -> String {
     let mut lines: Vec<Vec<String>> = vec![head.iter().map(|word| (*word).to_owned()).collect()];
     let mut notes = String::new();
     for stream in streams {
+        for sent in stream["sinks"].as_array().into_iter().flatten() {
+            notes += &sent_line(stream["name"].as_str().unwrap_or_default(), sent);
+        }
         if let Some(why) = stream["reason"].as_str() {
             notes += &format!("suspended: {}: {why}\n", stream["name"].as_str().unwrap_or_default());
         }
@@ -231,4 +256,27 @@ fn table(streams: &[Value]) -> String {
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     lines.iter().map(shown).collect::<String>() + &notes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_says_how_streams_go_to_their_sinks() {
+        let sinks = json!([
+            {"sink": "kafka", "state": "running", "queued": 0, "missed": 0, "resynchronised": 0},
+            {"sink": "redis", "state": "trying again: away", "queued": 7, "missed": 0, "resynchronised": 2},
+        ]);
+        let shown = table(&[json!({"name": "fleet", "state": "running", "sinks": sinks, "notes": ["a note"]})]);
+        let lines: Vec<&str> = shown.lines().skip(2).collect();
+        let wanted = [
+            "sink: fleet -> kafka: running",
+            "sink: fleet -> redis: trying again: away, 7 rows wait, 2 times taken again from the content",
+            "note: fleet: a note",
+        ];
+        assert_eq!(lines, wanted);
+    }
 }
