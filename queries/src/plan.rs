@@ -6,11 +6,13 @@
 mod aggregate;
 mod bounds;
 mod express;
+mod hop;
 mod join;
 mod lower;
 mod push;
 mod refuse;
 mod session;
+mod sessions;
 mod share;
 mod state;
 mod tell;
@@ -32,6 +34,7 @@ use operators::row::Codec;
 pub use bounds::bounded;
 pub use lower::lower;
 pub use refuse::{refusal, unknown_name};
+pub(crate) use session::now_type;
 pub use session::{Inputs, plan_sql, session};
 pub use share::{renamed, shareable, substitute};
 pub use state::{Kept, state};
@@ -135,6 +138,29 @@ pub enum Op {
         /// The functions.
         functions: Vec<Arc<dyn WindowExpr>>,
     },
+    /// The last column is a time: each row once for each window that it is in, with the window's start in its place.
+    Hop {
+        /// Its input.
+        input: Arc<Node>,
+        /// From the start of one window to that of the next.
+        slide_ms: i64,
+        /// From the start of a window to its end.
+        size_ms: i64,
+    },
+    /// Groups by the first columns and by sessions; what comes out are these columns, the start of the session, and the
+    /// aggregates.
+    Sessions {
+        /// Its input: keys, the time, then what the aggregates take.
+        input: Arc<Node>,
+        /// How many columns are keys.
+        keys: usize,
+        /// Longest time between two rows of a session.
+        gap_ms: i64,
+        /// What is computed of each session. Their places count from the time.
+        aggregates: Vec<Aggregate>,
+        /// When sessions leave.
+        retention: Option<Retention>,
+    },
     /// All rows of all inputs.
     Union(Vec<Arc<Node>>),
     /// Rows are there between two times.
@@ -185,7 +211,7 @@ pub struct Join {
     pub null_aware: bool,
 }
 
-/// One aggregate of a [`Op::Reduce`]. Places count from the first column after the keys.
+/// One aggregate of a [`Op::Reduce`] or [`Op::Sessions`]. Places count from the first column after the keys.
 #[derive(Clone, Debug)]
 pub struct Aggregate {
     /// The function.
@@ -208,6 +234,8 @@ impl Node {
             | Op::Reduce { input, .. }
             | Op::TopK { input, .. }
             | Op::Window { input, .. }
+            | Op::Hop { input, .. }
+            | Op::Sessions { input, .. }
             | Op::Temporal { input, .. } => vec![input],
             Op::Join(join) => vec![&join.left, &join.right],
             Op::Union(inputs) => inputs.iter().collect(),
@@ -264,6 +292,19 @@ fn whole(rows: &RecordBatch) -> String {
     )
 }
 
+/// What aggregates compute, as text.
+fn told(aggregates: &[Aggregate]) -> Vec<String> {
+    let told = |aggregate: &Aggregate| {
+        let Aggregate { function, arguments, order, filter } = aggregate;
+        let (name, field) = (function.fun().name(), function.field());
+        let (distinct, nulls) = (function.is_distinct(), function.ignore_nulls());
+        let given = function.expressions();
+        let kind = field.data_type();
+        format!("{name} {kind:?} {distinct} {nulls} {given:?} {arguments:?} {order:?} {filter:?}")
+    };
+    aggregates.iter().map(told).collect()
+}
+
 /// The hash of the operator, with its inputs by their ids.
 fn identify(op: &Op, schema: &SchemaRef) -> Id {
     let what = match op {
@@ -275,16 +316,11 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
             format!("join {} {} {on:?} {filter:?} {kind:?} {nulls_equal} {null_aware}", left.id.0, right.id.0)
         }
         Op::Reduce { input, keys, aggregates, retention } => {
-            let told = |aggregate: &Aggregate| {
-                let Aggregate { function, arguments, order, filter } = aggregate;
-                let (name, field) = (function.fun().name(), function.field());
-                let (distinct, nulls) = (function.is_distinct(), function.ignore_nulls());
-                let given = function.expressions();
-                let kind = field.data_type();
-                format!("{name} {kind:?} {distinct} {nulls} {given:?} {arguments:?} {order:?} {filter:?}")
-            };
-            let aggregates: Vec<String> = aggregates.iter().map(told).collect();
-            format!("reduce {} {keys} {aggregates:?} {retention:?}", input.id.0)
+            format!("reduce {} {keys} {:?} {retention:?}", input.id.0, told(aggregates))
+        }
+        Op::Hop { input, slide_ms, size_ms } => format!("hop {} {slide_ms} {size_ms}", input.id.0),
+        Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
+            format!("sessions {} {keys} {gap_ms} {:?} {retention:?}", input.id.0, told(aggregates))
         }
         Op::TopK { input, partition, order, skip, fetch } => {
             format!("top {} {partition:?} {order:?} {skip} {fetch}", input.id.0)

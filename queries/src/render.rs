@@ -7,12 +7,15 @@ mod accumulate;
 mod evaluate;
 mod fault;
 mod group;
+mod hop;
 mod join;
 mod lookup;
 mod map;
 mod outputs;
 mod reduce;
 mod reduce_events;
+mod session_events;
+mod sessions;
 mod temporal;
 mod top;
 mod window;
@@ -105,6 +108,12 @@ impl<'s> Builder<'s> {
                 let windows = window::Windows::new(node, input, order, functions)?;
                 let keyed = self.keyed_in_order(input, partition, order)?;
                 self.group(keyed, "Window", windows)
+            }
+            Op::Hop { input, slide_ms, size_ms } => {
+                return self.hop(node, input, hop::Hop { slide_ms: *slide_ms, size_ms: *size_ms });
+            }
+            Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
+                self.sessions(input, *keys, *gap_ms, aggregates, *retention)?
             }
             Op::Union(inputs) => return self.union(inputs),
             Op::Temporal { input, bounds } => {

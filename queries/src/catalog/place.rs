@@ -18,7 +18,7 @@ const BEFORE: [&str; 8] = [
     "Invalid function '",
 ];
 /// Words of messages, and the word of SQL that they are about, if it stands in the text once.
-const ABOUT: [(&str, &str); 12] = [
+const ABOUT: [(&str, &str); 16] = [
     ("WITH RECURSIVE", "recursive"),
     ("LIMIT", "limit"),
     ("OFFSET", "offset"),
@@ -26,6 +26,10 @@ const ABOUT: [(&str, &str); 12] = [
     ("now()", "now"),
     ("windows over events", "date_bin"),
     ("windows over events", "date_trunc"),
+    ("windows over events", "hop"),
+    ("hop()", "hop"),
+    ("session()", "session"),
+    ("sessions over events", "session"),
     ("number of groups", "by"),
     ("group by ids", "distinct"),
     ("join", "join"),

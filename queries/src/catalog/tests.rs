@@ -152,3 +152,70 @@ fn what_nothing_bounds_is_refused() {
         view(&catalog, &format!("CREATE MATERIALIZED VIEW p AS {text}"));
     }
 }
+
+#[test]
+fn hops_and_sessions_are_refused_with_a_place_and_a_way_out() {
+    let file =
+        |text: &str| File { name: "p.sql".into(), text: format!("CREATE MATERIALIZED VIEW p AS\nSELECT {text}") };
+    for (text, told) in [
+        (
+            "device_id, hop(ts, interval '1 second', interval '1 hour') AS w, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unsupported: hop() with a slide of 1 second and a size of 1 hour puts each row into 3600 windows, and \
+             at most 1000 are taken; write a longer slide",
+        ),
+        (
+            "device_id, hop(ts, interval '1 hour', interval '1 minute') AS w, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unsupported: hop() with a slide of 1 hour and a size of 1 minute: rows between two windows would be in \
+             none; write the shorter first",
+        ),
+        (
+            "device_id, hop(ts, interval '1 month', interval '1 year') AS w, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unsupported: hop() takes its slide as a length that stands in the text",
+        ),
+        (
+            "device_id FROM telemetry WHERE hop(ts, interval '1 minute', interval '1 hour') > ts",
+            "p.sql:2:39: sql_unsupported: hop() gives several windows of a row: it can stand in GROUP BY and in SELECT only",
+        ),
+        (
+            "device_id, hop(ts, interval '1 minute', interval '1 hour') AS w, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unbounded: windows over events are kept for ever without a retention",
+        ),
+        (
+            "device_id, session(ts, interval '30 minutes') AS s, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unbounded: sessions over events are kept for ever without a retention",
+        ),
+        (
+            "device_id, session(ts, interval '30 minutes') AS s FROM telemetry",
+            "p.sql:2:19: sql_unsupported: session() depends on the other rows of its group: it can stand in GROUP BY only",
+        ),
+        (
+            "device_id, date_trunc('day', session(ts, interval '1 minute')) AS s, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:37: sql_unsupported: session() stands alone in GROUP BY, and once",
+        ),
+        (
+            "device_id, session(ts, interval '0 seconds') AS s, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unsupported: session() takes its gap as a length that stands in the text",
+        ),
+        (
+            "device_id, count(*) AS n FROM telemetry GROUP BY ROLLUP(device_id, session(ts, interval '1 minute'))",
+            "p.sql:2:67: sql_unsupported: session() depends on the other rows of its group: it can stand in GROUP BY only",
+        ),
+    ] {
+        let problems = Catalog::of_the_main_job().load(&[file(text)]);
+        let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(found.len() == 1 && found[0].starts_with(told), "{text}\nfound {found:?}\nwanted {told}");
+    }
+}
+
+#[test]
+fn sessions_of_events_keep_their_aggregates() {
+    let catalog = Catalog::of_the_main_job();
+    let view = view(
+        &catalog,
+        "CREATE MATERIALIZED VIEW p WITH (retention = '7 days') AS SELECT device_id, session(ts, interval '30 minutes') AS \
+         started, count(*) AS n, max(ts) AS ended FROM telemetry GROUP BY 1, 2",
+    );
+    let kept: Vec<String> =
+        catalog.state(&view).into_iter().map(|kept| format!("{}: {}", kept.operator, kept.grows)).collect();
+    assert_eq!(kept, ["Sessions: a group for each device_id and session, until 7 days and 30 minutes after its end"]);
+}

@@ -13,7 +13,7 @@ use super::lower::refused;
 use super::{Expression, Kind, Node, Op, Retention, types};
 
 /// Functions that put times into windows.
-const WINDOWS: [&str; 3] = ["date_bin", "date_trunc", "hop"];
+const WINDOWS: [&str; 2] = ["date_bin", "date_trunc"];
 
 /// What of a column is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,20 @@ fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec
                 }
             }
         }
+        Op::Hop { .. } => {
+            let input = &first.expect("hops have an input").columns;
+            columns.copy_from_slice(input);
+            columns[width - 1] = Known::Window;
+        }
+        Op::Sessions { keys, .. } => {
+            let input = first.expect("sessions have an input");
+            columns[..*keys].copy_from_slice(&input.columns[..*keys]);
+            columns[*keys] = Known::Window;
+            if input.grows {
+                retention = Some(session_ends(input.node.kind, *keys, retention_ms)?);
+                grows = false;
+            }
+        }
         Op::TopK { partition, .. } => {
             let input = first.expect("a top has an input");
             columns = input.columns.clone();
@@ -156,6 +170,20 @@ fn ends(keys: &[Known], retention_ms: Option<i64>) -> Result<Option<Retention>> 
     Ok(None)
 }
 
+/// When sessions end whose rows are of this kind.
+fn session_ends(kind: Kind, keys: usize, retention_ms: Option<i64>) -> Result<Retention> {
+    match (kind, retention_ms) {
+        (Kind::Events, Some(ms)) => Ok(Retention { key: keys, ms }),
+        (Kind::Events, None) => Err(refused(
+            "unbounded: sessions over events are kept for ever without a retention; add WITH (retention = '7 days')",
+        )),
+        (Kind::Table, _) => Err(refused(
+            "unbounded: sessions over events together with rows of a table would keep every event; bound the events in time \
+             first, as in `WHERE arrived_at > now() - interval '1 day'`",
+        )),
+    }
+}
+
 fn keeps_rows(aggregate: &super::Aggregate) -> bool {
     let name = aggregate.function.fun().name();
     aggregate.function.is_distinct() || !matches!(name, "count" | "sum" | "avg" | "min" | "max")
@@ -183,6 +211,11 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
         Op::Reduce { keys, aggregates, retention: before, .. } => {
             let retention = retention.or(*before);
             Op::Reduce { input: next(), keys: *keys, aggregates: aggregates.clone(), retention }
+        }
+        Op::Hop { slide_ms, size_ms, .. } => Op::Hop { input: next(), slide_ms: *slide_ms, size_ms: *size_ms },
+        Op::Sessions { keys, gap_ms, aggregates, retention: before, .. } => {
+            let (aggregates, retention) = (aggregates.clone(), retention.or(*before));
+            Op::Sessions { input: next(), keys: *keys, gap_ms: *gap_ms, aggregates, retention }
         }
         Op::TopK { partition, order, skip, fetch, .. } => {
             let (partition, order) = (partition.clone(), order.clone());

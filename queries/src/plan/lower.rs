@@ -18,6 +18,7 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
 use super::express::{Scope, place, places};
+use super::hop::{Fanned, fanned};
 use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, push, temporal, types, window};
 
 /// The operators of a plan over these inputs.
@@ -125,8 +126,9 @@ fn project(projection: &Projection, inputs: &Inputs) -> Result<Arc<Node>> {
 
 /// The projection over a node that computes its input.
 fn project_over(input: Arc<Node>, projection: &Projection) -> Result<Arc<Node>> {
-    let scope = Scope::new(projection.input.schema(), &input)?;
-    let columns = projection.expr.iter().zip(projection.schema.fields());
+    let Fanned { node: input, names, exprs } = fanned(input, projection.input.schema(), &projection.expr)?;
+    let scope = Scope::new(&names, &input)?;
+    let columns = exprs.iter().zip(projection.schema.fields());
     let columns = columns.map(|(expr, field)| {
         temporal::refuse_now(expr)?;
         scope.express_as(expr, field.data_type())

@@ -115,6 +115,8 @@ pub fn session(inputs: &Inputs) -> Result<SessionContext> {
     forbid(&context, &FORBIDDEN);
     forbid(&context, &LARGE);
     context.register_udf(now());
+    context.register_udf(super::hop::function());
+    context.register_udf(super::sessions::function());
     crate::functions::functions().into_iter().for_each(|function| context.register_udf(function));
     for (name, (schema, _)) in &inputs.names {
         context.register_table(name.as_str(), Arc::new(EmptyTable::new(schema.clone())))?;

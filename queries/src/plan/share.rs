@@ -39,7 +39,12 @@ pub fn shareable(node: &Arc<Node>) -> Vec<(Id, Arc<Node>)> {
         see.extend(node.inputs().into_iter().cloned());
         let keeps = matches!(
             node.op,
-            Op::Join(_) | Op::Reduce { .. } | Op::TopK { .. } | Op::Window { .. } | Op::Temporal { .. }
+            Op::Join(_)
+                | Op::Reduce { .. }
+                | Op::Sessions { .. }
+                | Op::TopK { .. }
+                | Op::Window { .. }
+                | Op::Temporal { .. }
         );
         if keeps && node.kind == Kind::Table {
             parts.push((node.id, node));

@@ -10,3 +10,4 @@ mod incremental;
 mod oracle;
 mod sets;
 mod trials;
+mod windows;
