@@ -14,6 +14,7 @@ pub mod enrich;
 pub mod error;
 pub mod exact_sum;
 pub mod history_file;
+pub mod journeys;
 pub mod keyed;
 pub mod latest;
 pub mod link;

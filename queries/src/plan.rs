@@ -8,6 +8,7 @@ mod bounds;
 mod express;
 mod hop;
 mod join;
+mod journeys;
 mod lower;
 mod push;
 mod refuse;
@@ -29,9 +30,11 @@ use datafusion::common::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
+use operators::journeys::Rules;
 use operators::row::Codec;
 
 pub use bounds::bounded;
+pub use journeys::Journey;
 pub use lower::lower;
 pub use refuse::{refusal, unknown_name};
 pub(crate) use session::now_type;
@@ -161,6 +164,17 @@ pub enum Op {
         /// When sessions leave.
         retention: Option<Retention>,
     },
+    /// Stops or trips of vehicles.
+    Journeys {
+        /// Its input: the vehicle, the time, the device's counter, the position and the speed.
+        input: Arc<Node>,
+        /// What comes out.
+        what: Journey,
+        /// When a vehicle stands.
+        rules: Rules,
+        /// When they leave.
+        retention: Option<Retention>,
+    },
     /// All rows of all inputs.
     Union(Vec<Arc<Node>>),
     /// Rows are there between two times.
@@ -236,6 +250,7 @@ impl Node {
             | Op::Window { input, .. }
             | Op::Hop { input, .. }
             | Op::Sessions { input, .. }
+            | Op::Journeys { input, .. }
             | Op::Temporal { input, .. } => vec![input],
             Op::Join(join) => vec![&join.left, &join.right],
             Op::Union(inputs) => inputs.iter().collect(),
@@ -319,6 +334,9 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
             format!("reduce {} {keys} {:?} {retention:?}", input.id.0, told(aggregates))
         }
         Op::Hop { input, slide_ms, size_ms } => format!("hop {} {slide_ms} {size_ms}", input.id.0),
+        Op::Journeys { input, what, rules, retention } => {
+            format!("journeys {} {what:?} {rules:?} {retention:?}", input.id.0)
+        }
         Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
             format!("sessions {} {keys} {gap_ms} {:?} {retention:?}", input.id.0, told(aggregates))
         }

@@ -9,6 +9,7 @@ mod fault;
 mod group;
 mod hop;
 mod join;
+mod journeys;
 mod lookup;
 mod map;
 mod outputs;
@@ -115,6 +116,7 @@ impl<'s> Builder<'s> {
             Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
                 self.sessions(input, *keys, *gap_ms, aggregates, *retention)?
             }
+            Op::Journeys { input, what, rules, retention } => self.journeys(node, input, *what, *rules, *retention)?,
             Op::Union(inputs) => return self.union(inputs),
             Op::Temporal { input, bounds } => {
                 let table = self.table(input)?;

@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use operators::error::Refusal;
 
 /// What messages say before the name that is wrong.
-const BEFORE: [&str; 8] = [
+const BEFORE: [&str; 10] = [
     "there is no table ",
     "there is no column ",
     "there is no sink ",
@@ -16,9 +16,11 @@ const BEFORE: [&str; 8] = [
     "several tables have a column ",
     "two columns are called ",
     "Invalid function '",
+    "there is no parameter ",
+    "the value of parameter ",
 ];
 /// Words of messages, and the word of SQL that they are about, if it stands in the text once.
-const ABOUT: [(&str, &str); 16] = [
+const ABOUT: [(&str, &str); 20] = [
     ("WITH RECURSIVE", "recursive"),
     ("LIMIT", "limit"),
     ("OFFSET", "offset"),
@@ -30,6 +32,10 @@ const ABOUT: [(&str, &str); 16] = [
     ("hop()", "hop"),
     ("session()", "session"),
     ("sessions over events", "session"),
+    ("stops()", "stops"),
+    ("trips()", "trips"),
+    ("stops and trips", "stops"),
+    ("stops and trips", "trips"),
     ("number of groups", "by"),
     ("group by ids", "distinct"),
     ("join", "join"),

@@ -198,7 +198,7 @@ fn hops_and_sessions_are_refused_with_a_place_and_a_way_out() {
         ),
         (
             "device_id, count(*) AS n FROM telemetry GROUP BY ROLLUP(device_id, session(ts, interval '1 minute'))",
-            "p.sql:2:67: sql_unsupported: session() depends on the other rows of its group: it can stand in GROUP BY only",
+            "p.sql:2:75: sql_unsupported: session() depends on the other rows of its group: it can stand in GROUP BY only",
         ),
     ] {
         let problems = Catalog::of_the_main_job().load(&[file(text)]);
@@ -215,7 +215,68 @@ fn sessions_of_events_keep_their_aggregates() {
         "CREATE MATERIALIZED VIEW p WITH (retention = '7 days') AS SELECT device_id, session(ts, interval '30 minutes') AS \
          started, count(*) AS n, max(ts) AS ended FROM telemetry GROUP BY 1, 2",
     );
+    let why = refused(
+        "CREATE MATERIALIZED VIEW p WITH (retention = '7 days') AS SELECT device_id, count(DISTINCT seq) AS n FROM telemetry GROUP \
+         BY device_id, session(ts, interval '30 minutes')",
+    );
+    assert!(why.code == "sql_unbounded" && why.message.contains("count, sum, avg, min or max"), "{why}");
     let kept: Vec<String> =
         catalog.state(&view).into_iter().map(|kept| format!("{}: {}", kept.operator, kept.grows)).collect();
     assert_eq!(kept, ["Sessions: a group for each device_id and session, until 7 days and 30 minutes after its end"]);
+}
+
+#[test]
+fn parameters_of_table_functions_are_refused_with_a_place_and_a_way_out() {
+    for (text, told) in [
+        (
+            "stops(speed_kh => 5)",
+            "p.sql:2:21: sql_unsupported: there is no parameter speed_kh of stops(); did you mean speed_kmh? there are speed_kmh, \
+             radius_m, lasting",
+        ),
+        (
+            "trips(radius_m => 'far')",
+            "p.sql:2:21: sql_unsupported: the value of parameter radius_m is a number greater than 0",
+        ),
+        (
+            "trips(speed_kmh => 0)",
+            "p.sql:2:21: sql_unsupported: the value of parameter speed_kmh is a number greater than 0",
+        ),
+        (
+            "stops(lasting => 5)",
+            "p.sql:2:21: sql_unsupported: the value of parameter lasting is a length of whole milliseconds, such as interval '5 \
+             minutes'",
+        ),
+        ("stops(5)", "p.sql:2:15: sql_unsupported: stops() takes its parameters by name, as in stops(speed_kmh => 5"),
+        ("stops()", "p.sql:2:15: sql_unbounded: stops and trips are kept for ever without a retention"),
+        ("halts()", "p.sql"),
+    ] {
+        let text = format!("CREATE MATERIALIZED VIEW p AS\nSELECT * FROM {text}");
+        let problems = Catalog::of_the_main_job().load(&[File { name: "p.sql".into(), text }]);
+        let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(found.len() == 1 && found[0].starts_with(told), "found {found:?}\nwanted {told}");
+    }
+}
+
+#[test]
+fn a_stream_may_have_the_name_of_a_table_function() {
+    let mut catalog = Catalog::of_the_main_job();
+    let stops = view(
+        &catalog,
+        "CREATE MATERIALIZED VIEW stops WITH (key = 'vehicle_id, started_at', retention = '2 hours') AS SELECT * FROM \
+         stops(radius_m => 50.5) AS s WHERE fixes > 2",
+    );
+    assert_eq!(stops.node.reads(), ["telemetry_enriched"]);
+    let kept: Vec<String> =
+        catalog.state(&stops).into_iter().map(|kept| format!("{}: {}", kept.operator, kept.grows)).collect();
+    assert_eq!(
+        kept,
+        [
+            "Journeys: positions of the last 2 hours and the stops of the last 2 hours for each vehicle_id; of older ones a sum"
+        ]
+    );
+    catalog.add(stops).unwrap();
+    let read = view(&catalog, "CREATE MATERIALIZED VIEW long_stops AS SELECT * FROM stops WHERE fixes > 100");
+    assert_eq!(read.node.reads(), ["stops"]);
+    catalog.add(read).unwrap();
+    assert_eq!(catalog.dependants("stops"), ["long_stops"]);
 }

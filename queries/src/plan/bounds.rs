@@ -76,14 +76,8 @@ fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec
             let input = first.expect("a reduction has an input");
             columns[..*keys].copy_from_slice(&input.columns[..*keys]);
             if input.grows {
-                retention = ends(&input.columns[..*keys], retention_ms)?;
+                retention = ends(&input.columns[..*keys], aggregates, retention_ms)?;
                 grows = false;
-                if retention.is_none() && aggregates.iter().any(keeps_rows) {
-                    return Err(refused(
-                        "unbounded: this aggregate keeps its values (count distinct, array_agg and the like) of all events; \
-                         group by a window with a retention as well",
-                    ));
-                }
             }
         }
         Op::Hop { .. } => {
@@ -91,26 +85,25 @@ fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec
             columns.copy_from_slice(input);
             columns[width - 1] = Known::Window;
         }
-        Op::Sessions { keys, .. } => {
+        Op::Sessions { keys, aggregates, .. } => {
             let input = first.expect("sessions have an input");
             columns[..*keys].copy_from_slice(&input.columns[..*keys]);
             columns[*keys] = Known::Window;
             if input.grows {
-                retention = Some(session_ends(input.node.kind, *keys, retention_ms)?);
+                retention = Some(session_ends(input.node.kind, *keys, aggregates, retention_ms)?);
                 grows = false;
             }
+        }
+        Op::Journeys { .. } => {
+            columns[0] = Known::Entity;
+            retention = Some(journeys_end(retention_ms)?);
+            grows = false;
         }
         Op::TopK { partition, .. } => {
             let input = first.expect("a top has an input");
             columns = input.columns.clone();
             if input.grows {
-                let by: Vec<Known> = partition.iter().map(|by| column(by, &input.columns)).collect();
-                if by.iter().any(|column| !matches!(column, Known::Entity | Known::Few)) {
-                    return Err(refused(
-                        "unbounded: the first rows of each group are kept for ever, and nothing bounds the groups; partition \
-                         by ids, or bound the events in time by `WHERE ts > now() - interval '1 hour'`",
-                    ));
-                }
+                few_groups(partition, &input.columns)?;
                 grows = false;
             }
         }
@@ -118,11 +111,9 @@ fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec
             .copy_from_slice(&first.expect("a window has an input").columns),
         Op::Union(_) => {
             columns = first.expect("a union has inputs").columns.clone();
-            for input in &below[1..] {
-                for (column, other) in columns.iter_mut().zip(&input.columns) {
-                    *column = if column == other { *column } else { Known::Other };
-                }
-            }
+            let same = |(column, other): (&Known, &Known)| if column == other { *column } else { Known::Other };
+            let both = |all: Vec<Known>, input: &Walked| all.iter().zip(&input.columns).map(same).collect();
+            columns = below[1..].iter().fold(columns, both);
         }
         Op::Temporal { bounds, .. } => {
             columns = first.expect("a filter has an input").columns.clone();
@@ -151,7 +142,7 @@ fn column(expression: &Expression, input: &[Known]) -> Known {
 }
 
 /// When the groups of these keys end.
-fn ends(keys: &[Known], retention_ms: Option<i64>) -> Result<Option<Retention>> {
+fn ends(keys: &[Known], aggregates: &[super::Aggregate], retention_ms: Option<i64>) -> Result<Option<Retention>> {
     let window = keys.iter().position(|key| *key == Known::Window);
     if let (Some(key), Some(ms)) = (window, retention_ms) {
         return Ok(Some(Retention { key, ms }));
@@ -167,12 +158,50 @@ fn ends(keys: &[Known], retention_ms: Option<i64>) -> Result<Option<Retention>> 
              '5 minutes', ts) with a retention, or bound the events in time by `WHERE ts > now() - interval '1 hour'`",
         ));
     }
+    if aggregates.iter().any(keeps_rows) {
+        return Err(refused(
+            "unbounded: this aggregate keeps its values (count distinct, array_agg and the like) of all events; group by a \
+             window with a retention as well",
+        ));
+    }
     Ok(None)
 }
 
+/// Groups of which the first rows are kept have to be few.
+fn few_groups(partition: &[Expression], columns: &[Known]) -> Result<()> {
+    let known = |by: &Expression| matches!(column(by, columns), Known::Entity | Known::Few);
+    if partition.iter().all(known) {
+        return Ok(());
+    }
+    Err(refused(
+        "unbounded: the first rows of each group are kept for ever, and nothing bounds the groups; partition by ids, or \
+         bound the events in time by `WHERE ts > now() - interval '1 hour'`",
+    ))
+}
+
+/// When stops and trips leave.
+fn journeys_end(retention_ms: Option<i64>) -> Result<Retention> {
+    let ms = retention_ms.ok_or_else(|| {
+        refused(
+            "unbounded: stops and trips are kept for ever without a retention, which also says how late a position may be; \
+             add WITH (retention = '12 hours')",
+        )
+    });
+    Ok(Retention { key: 0, ms: ms? })
+}
+
 /// When sessions end whose rows are of this kind.
-fn session_ends(kind: Kind, keys: usize, retention_ms: Option<i64>) -> Result<Retention> {
+fn session_ends(
+    kind: Kind,
+    keys: usize,
+    aggregates: &[super::Aggregate],
+    retention_ms: Option<i64>,
+) -> Result<Retention> {
     match (kind, retention_ms) {
+        (Kind::Events, Some(_)) if aggregates.iter().any(keeps_rows) => Err(refused(
+            "unbounded: sessions over events may go on for ever, and this aggregate keeps its values (count distinct, array_agg \
+             and the like); take count, sum, avg, min or max, or group by date_bin",
+        )),
         (Kind::Events, Some(ms)) => Ok(Retention { key: keys, ms }),
         (Kind::Events, None) => Err(refused(
             "unbounded: sessions over events are kept for ever without a retention; add WITH (retention = '7 days')",
@@ -216,6 +245,9 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
         Op::Sessions { keys, gap_ms, aggregates, retention: before, .. } => {
             let (aggregates, retention) = (aggregates.clone(), retention.or(*before));
             Op::Sessions { input: next(), keys: *keys, gap_ms: *gap_ms, aggregates, retention }
+        }
+        Op::Journeys { what, rules, retention: before, .. } => {
+            Op::Journeys { input: next(), what: *what, rules: *rules, retention: retention.or(*before) }
         }
         Op::TopK { partition, order, skip, fetch, .. } => {
             let (partition, order) = (partition.clone(), order.clone());

@@ -59,12 +59,12 @@ impl<'a> Scope<'a> {
             | Expr::SetComparison(_) => Err(DataFusionError::NotImplemented(format!(
                 "this subquery cannot be turned into a join: {expr}; write the join yourself"
             ))),
-            _ if calls(&expr, HOP) => {
-                Err(refused("hop() gives several windows of a row: it can stand in GROUP BY and in SELECT only"))
-            }
-            _ if calls(&expr, SESSION) => {
-                Err(refused("session() depends on the other rows of its group: it can stand in GROUP BY only"))
-            }
+            _ if calls(&expr, HOP) => Err(refused(
+                "hop() gives several windows of a row: it can stand in GROUP BY and in SELECT only, and in no grouping sets",
+            )),
+            _ if calls(&expr, SESSION) => Err(refused(
+                "session() depends on the other rows of its group: it can stand in GROUP BY only, and in no grouping sets",
+            )),
             _ => Ok(Transformed::no(expr)),
         };
         Ok(expr.clone().transform_down(place)?.data)

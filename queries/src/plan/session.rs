@@ -109,8 +109,11 @@ pub fn session(inputs: &Inputs) -> Result<SessionContext> {
         .with_information_schema(false)
         .set_bool("datafusion.execution.enable_recursive_ctes", false)
         .set_bool("datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery", false);
-    let state =
-        SessionStateBuilder::new_with_default_features().with_config(config).with_optimizer_rules(rules()).build();
+    let state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_optimizer_rules(rules())
+        .with_relation_planners(vec![Arc::new(super::journeys::Planner)])
+        .build();
     let context = SessionContext::new_with_state(state);
     forbid(&context, &FORBIDDEN);
     forbid(&context, &LARGE);

@@ -42,6 +42,7 @@ pub fn shareable(node: &Arc<Node>) -> Vec<(Id, Arc<Node>)> {
             Op::Join(_)
                 | Op::Reduce { .. }
                 | Op::Sessions { .. }
+                | Op::Journeys { .. }
                 | Op::TopK { .. }
                 | Op::Window { .. }
                 | Op::Temporal { .. }

@@ -67,6 +67,11 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
                 if retention.is_none() { format!("{} by time, and ", rows(input, names)) } else { String::new() };
             Some(("Sessions", format!("{also}a group for each {by}session{}{values}", until.unwrap_or_default())))
         }
+        Op::Journeys { what, retention, .. } => {
+            let last = retention.map(|one| format!(" of the last {}", spoken(one.ms))).unwrap_or_default();
+            let name = what.name();
+            Some(("Journeys", format!("positions{last} and the {name}{last} for each vehicle_id; of older ones a sum")))
+        }
         Op::TopK { input, partition, skip, fetch, .. } => {
             let each = each(partition, &columns(input, names));
             let many = if input.append_only { count(skip.saturating_add(*fetch)) } else { rows(input, names) };
@@ -138,6 +143,7 @@ fn rows(node: &Node, names: Names<'_>) -> String {
         },
         Op::Reduce { input, keys, .. } => format!("groups by {}", columns(input, names)[..*keys].join(", ")),
         Op::Sessions { input, keys, .. } => format!("sessions by {}", columns(input, names)[..*keys].join(", ")),
+        Op::Journeys { what, .. } => what.name().to_owned(),
         Op::Hop { input, .. } => format!("{} in each window", rows(input, names)),
         Op::TopK { .. } => format!("first rows of {}", node.reads().join(", ")),
         Op::Temporal { input, .. } => rows(input, names),

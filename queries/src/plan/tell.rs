@@ -56,6 +56,7 @@ pub fn columns(node: &Node, names: Names<'_>) -> Vec<String> {
             let told = aggregates.iter().map(|one| aggregate(one, &below[*keys..]));
             below[..*keys].iter().cloned().chain([start]).chain(told).collect()
         }
+        Op::Journeys { what, .. } => what.names(),
         Op::TopK { input, .. } | Op::Temporal { input, .. } => columns(input, names),
         Op::Window { input, functions, .. } => {
             let mut below = columns(input, names);
@@ -204,6 +205,17 @@ fn told(node: &Node, names: Names<'_>) -> (&'static str, String) {
             parts.extend(aggregates.iter().map(|one| aggregate(one, &below[*keys..])));
             parts.extend(retention.map(|retention| kept(retention, &below)));
             ("Reduce", parts.join(" | "))
+        }
+        Op::Journeys { what, rules, retention, .. } => {
+            let lasting = written(rules.lasting_ms);
+            let call = format!(
+                "{}(speed_kmh => {}, radius_m => {}, lasting => {lasting})",
+                what.name(),
+                rules.speed_kmh,
+                rules.radius_m
+            );
+            let until = retention.map(|retention| format!(" | until {} after the end", spoken(retention.ms)));
+            ("Journeys", format!("{call}{}", until.unwrap_or_default()))
         }
         Op::Hop { .. } => ("Hop", columns(node, names).pop().unwrap_or_default()),
         Op::Sessions { keys, aggregates, retention, .. } => {

@@ -158,7 +158,7 @@ impl Absorb for Reduce {
         self.row(tick, key, taken, at, 1, dirty, out);
     }
 
-    fn put_out(&mut self, dirty: &[Row], out: &mut Out) {
+    fn put_out(&mut self, _: Tick, dirty: &[Row], out: &mut Out) {
         self.put_out_all(dirty, out);
     }
 }

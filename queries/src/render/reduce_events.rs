@@ -53,7 +53,7 @@ pub(super) trait Absorb: 'static {
     );
 
     /// The rows of these keys as they are now.
-    fn put_out(&mut self, dirty: &[Row], out: &mut Out);
+    fn put_out(&mut self, tick: Tick, dirty: &[Row], out: &mut Out);
 }
 
 /// The first columns of a batch, as keys.
@@ -167,7 +167,7 @@ pub(super) fn reduce_events<'s, G: Absorb>(
                 for batch in waiting.iter_mut().filter(|batch| batch.tick() == Some(tick)) {
                     batch.absorb(tick, &mut groups, &mut dirty, &mut out);
                 }
-                groups.put_out(&dirty, &mut out);
+                groups.put_out(tick, &dirty, &mut out);
                 dirty.clear();
                 closing.take(tick, &mut out);
             }

@@ -210,7 +210,7 @@ impl Absorb for SessionEvents {
         }
     }
 
-    fn put_out(&mut self, dirty: &[Row], out: &mut Out) {
+    fn put_out(&mut self, _: Tick, dirty: &[Row], out: &mut Out) {
         for key in dirty {
             self.put_out_key(key, out);
             self.watch(key);

@@ -128,11 +128,11 @@ fn sessions_over_tables() {
 
 #[test]
 fn sessions_over_events() {
+    let batch = SESSIONS.replace(", count(DISTINCT f)", "");
     let taken = "(SELECT id, f, ts FROM e WHERE ts + interval '50 milliseconds' > arrived)";
     check_events(
-        "SELECT id, session(ts, interval '6 milliseconds') AS began, count(*), sum(f), max(ts), min(f), count(DISTINCT f) FROM \
-         e GROUP BY 1, 2",
-        &format!("{} HAVING max(ts) + interval '56 milliseconds' > now()", SESSIONS.replace("{rows}", taken)),
+        "SELECT id, session(ts, interval '6 milliseconds') AS began, count(*), sum(f), max(ts), min(f) FROM e GROUP BY 1, 2",
+        &format!("{} HAVING max(ts) + interval '56 milliseconds' > now()", batch.replace("{rows}", taken)),
     );
 }
 
