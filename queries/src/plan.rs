@@ -5,6 +5,7 @@
 
 mod aggregate;
 mod bounds;
+mod call;
 mod express;
 mod hop;
 mod join;
@@ -15,6 +16,7 @@ mod refuse;
 mod session;
 mod sessions;
 mod share;
+mod silence;
 mod state;
 mod tell;
 mod temporal;

@@ -20,7 +20,7 @@ const BEFORE: [&str; 10] = [
     "the value of parameter ",
 ];
 /// Words of messages, and the word of SQL that they are about, if it stands in the text once.
-const ABOUT: [(&str, &str); 20] = [
+const ABOUT: [(&str, &str); 21] = [
     ("WITH RECURSIVE", "recursive"),
     ("LIMIT", "limit"),
     ("OFFSET", "offset"),
@@ -34,6 +34,7 @@ const ABOUT: [(&str, &str); 20] = [
     ("sessions over events", "session"),
     ("stops()", "stops"),
     ("trips()", "trips"),
+    ("silence()", "silence"),
     ("stops and trips", "stops"),
     ("stops and trips", "trips"),
     ("number of groups", "by"),

@@ -230,7 +230,7 @@ fn parameters_of_table_functions_are_refused_with_a_place_and_a_way_out() {
     for (text, told) in [
         (
             "stops(speed_kh => 5)",
-            "p.sql:2:21: sql_unsupported: there is no parameter speed_kh of stops(); did you mean speed_kmh? there are speed_kmh, \
+            "p.sql:2:21: sql_unsupported: there is no parameter speed_kh of stops(); did you mean speed_kmh? it takes speed_kmh, \
              radius_m, lasting",
         ),
         (
@@ -248,6 +248,18 @@ fn parameters_of_table_functions_are_refused_with_a_place_and_a_way_out() {
         ),
         ("stops(5)", "p.sql:2:15: sql_unsupported: stops() takes its parameters by name, as in stops(speed_kmh => 5"),
         ("stops()", "p.sql:2:15: sql_unbounded: stops and trips are kept for ever without a retention"),
+        (
+            "stops(lasting => interval '1 minute', lasting => interval '2 minutes')",
+            "p.sql:2:15: sql_unsupported: stops() has its parameter lasting twice; leave one out",
+        ),
+        (
+            "silence(after => interval '2 minutes')",
+            "p.sql:2:23: sql_unsupported: there is no parameter after of silence(); it takes lasting",
+        ),
+        (
+            "silence(1)",
+            "p.sql:2:15: sql_unsupported: silence() takes its parameters by name, as in silence(lasting => ",
+        ),
         ("halts()", "p.sql"),
     ] {
         let text = format!("CREATE MATERIALIZED VIEW p AS\nSELECT * FROM {text}");

@@ -1,25 +1,21 @@
 //! `stops(…)` and `trips(…)`: tables that operators of ours make of the vehicles' positions.
 //!
-//! Invariant: parameters stand in the text, by name; what is left out has its default.
+//! Invariant: what they are made of is in the catalog as events, and a message without a vehicle or a position is none of it.
 
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{DFSchema, ScalarValue, TableReference};
+use datafusion::common::TableReference;
 use datafusion::error::Result;
-use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, TableSource};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, TableSource};
 use datafusion::physical_expr::expressions::IsNotNullExpr;
-use datafusion::sql::sqlparser::ast::{Expr as Sql, FunctionArg, FunctionArgExpr, TableFactor};
-use operators::error::excerpt;
 use operators::journeys::Rules;
 
+use super::call::Given;
 use super::express::place;
-use super::hop::length_ms;
 use super::lower::{map, refused};
 use super::session::now_type;
 use super::{Expression, Inputs, Kind, Node, Op, push, types};
-use crate::question::refuse::nearest;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +33,9 @@ const PARAMETERS: [&str; 3] = ["speed_kmh", "radius_m", "lasting"];
 const DEFAULTS: Rules = Rules { speed_kmh: 5.0, radius_m: 100.0, lasting_ms: 300_000 };
 
 impl Journey {
+    /// Parameters of a call.
+    pub(super) const EXAMPLE: &str = "speed_kmh => 5, radius_m => 100, lasting => interval '5 minutes'";
+
     /// Its name in SQL.
     pub fn name(self) -> &'static str {
         match self {
@@ -45,8 +44,25 @@ impl Journey {
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
-        [Journey::Stops, Journey::Trips].into_iter().find(|one| one.name().eq_ignore_ascii_case(name))
+    /// The plan of a call with these parameters.
+    pub fn plan(self, given: &[Given]) -> Result<LogicalPlan> {
+        let mut rules = DEFAULTS;
+        for one in given {
+            match one.name.as_str() {
+                "speed_kmh" => rules.speed_kmh = one.number()?,
+                "radius_m" => rules.radius_m = one.number()?,
+                "lasting" => rules.lasting_ms = one.length_ms()?,
+                _ => return Err(one.unknown(self.name(), &PARAMETERS)),
+            }
+        }
+        let fields = self.columns().into_iter().map(|(name, kind)| Field::new(name, kind, true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let source = Arc::new(Called { what: self, rules, schema });
+        LogicalPlanBuilder::scan(TableReference::bare(self.name()), source, None)?.build()
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Journey::Stops, Journey::Trips].into_iter().find(|one| one.name() == name)
     }
 
     fn columns(self) -> Vec<(&'static str, DataType)> {
@@ -78,91 +94,6 @@ pub struct Called {
 impl TableSource for Called {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
-    }
-}
-
-/// Understands the calls in FROM.
-#[derive(Debug)]
-pub struct Planner;
-
-impl RelationPlanner for Planner {
-    fn plan_relation(
-        &self,
-        relation: TableFactor,
-        context: &mut dyn RelationPlannerContext,
-    ) -> Result<RelationPlanning> {
-        let TableFactor::Table { name, alias, args: Some(args), .. } = &relation else {
-            return Ok(RelationPlanning::Original(Box::new(relation)));
-        };
-        let Some(what) = Journey::named(&name.to_string()) else {
-            return Ok(RelationPlanning::Original(Box::new(relation)));
-        };
-        let mut rules = DEFAULTS;
-        for arg in &args.args {
-            set(what, &mut rules, arg, context)?;
-        }
-        let fields = what.columns().into_iter().map(|(name, kind)| Field::new(name, kind, true));
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let source = Arc::new(Called { what, rules, schema });
-        let plan = LogicalPlanBuilder::scan(TableReference::bare(what.name()), source, None)?.build()?;
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
-    }
-}
-
-fn set(what: Journey, rules: &mut Rules, arg: &FunctionArg, context: &mut dyn RelationPlannerContext) -> Result<()> {
-    let (name, value) = match arg {
-        FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => (&name.value, value),
-        FunctionArg::ExprNamed { name: Sql::Identifier(name), arg: FunctionArgExpr::Expr(value), .. } => {
-            (&name.value, value)
-        }
-        _ => {
-            let name = what.name();
-            return Err(refused(&format!(
-                "{name}() takes its parameters by name, as in {name}(speed_kmh => 5, radius_m => 100, lasting => interval '5 \
-                 minutes'); found {}",
-                excerpt(&arg.to_string())
-            )));
-        }
-    };
-    let given = context.sql_to_expr(value.clone(), &DFSchema::empty())?;
-    match name.as_str() {
-        "speed_kmh" => rules.speed_kmh = number(name, &given)?,
-        "radius_m" => rules.radius_m = number(name, &given)?,
-        "lasting" => {
-            let wrong = |_| {
-                refused(&format!(
-                    "the value of parameter lasting is a length of whole milliseconds, such as interval '5 minutes'; found {}",
-                    excerpt(&given.to_string())
-                ))
-            };
-            rules.lasting_ms = length_ms(what.name(), name, &given).map_err(wrong)?;
-        }
-        _ => {
-            let meant = nearest(name, &PARAMETERS).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
-            let (name, known) = (excerpt(name), PARAMETERS.join(", "));
-            return Err(refused(&format!(
-                "there is no parameter {name} of {}(); {meant}there are {known}",
-                what.name()
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn number(name: &str, given: &Expr) -> Result<f64> {
-    let value = match given {
-        Expr::Literal(value @ (ScalarValue::Int64(_) | ScalarValue::Float64(_)), _) => {
-            value.cast_to(&DataType::Float64)?
-        }
-        Expr::Literal(value @ ScalarValue::Decimal128(..), _) => value.cast_to(&DataType::Float64)?,
-        _ => ScalarValue::Null,
-    };
-    match value {
-        ScalarValue::Float64(Some(value)) if value.is_finite() && value > 0.0 => Ok(value),
-        _ => Err(refused(&format!(
-            "the value of parameter {name} is a number greater than 0 that stands in the text; found {}",
-            excerpt(&given.to_string())
-        ))),
     }
 }
 

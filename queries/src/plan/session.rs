@@ -112,7 +112,7 @@ pub fn session(inputs: &Inputs) -> Result<SessionContext> {
     let state = SessionStateBuilder::new_with_default_features()
         .with_config(config)
         .with_optimizer_rules(rules())
-        .with_relation_planners(vec![Arc::new(super::journeys::Planner)])
+        .with_relation_planners(vec![Arc::new(super::call::Planner)])
         .build();
     let context = SessionContext::new_with_state(state);
     forbid(&context, &FORBIDDEN);
