@@ -9,10 +9,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::distance::distance_km;
 use crate::time::Tick;
-
-/// Mean radius of the Earth in metres (IUGG).
-const EARTH_RADIUS_M: f64 = 6_371_008.8;
 
 /// When a vehicle stands, and for how long it has to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,13 +95,9 @@ pub struct Trip {
     pub over: bool,
 }
 
-/// Metres between two positions on a sphere (haversine).
-#[must_use]
-pub fn distance_m(from: &Fix, to: &Fix) -> f64 {
-    let [lat1, lon1, lat2, lon2] = [from.lat, from.lon, to.lat, to.lon].map(f64::to_radians);
-    let half = |angle: f64| (angle / 2.0).sin().powi(2);
-    let a = half(lat2 - lat1) + lat1.cos() * lat2.cos() * half(lon2 - lon1);
-    2.0 * EARTH_RADIUS_M * a.sqrt().min(1.0).asin()
+/// Metres between two positions.
+fn distance_m(from: &Fix, to: &Fix) -> f64 {
+    distance_km([from.lat, from.lon], [to.lat, to.lon]) * 1_000.0
 }
 
 impl Trip {

@@ -10,6 +10,7 @@ pub mod counters;
 pub mod deduplicate;
 pub mod device_links;
 pub mod devices;
+pub mod distance;
 pub mod enrich;
 pub mod error;
 pub mod exact_sum;

@@ -243,8 +243,8 @@ fn parameters_of_table_functions_are_refused_with_a_place_and_a_way_out() {
         ),
         (
             "stops(lasting => 5)",
-            "p.sql:2:21: sql_unsupported: the value of parameter lasting is a length of whole milliseconds, such as interval '5 \
-             minutes'",
+            "p.sql:2:21: sql_unsupported: the value of parameter lasting is a length of whole milliseconds that stands in the \
+             text, such as interval '5 minutes'",
         ),
         ("stops(5)", "p.sql:2:15: sql_unsupported: stops() takes its parameters by name, as in stops(speed_kmh => 5"),
         ("stops()", "p.sql:2:15: sql_unbounded: stops and trips are kept for ever without a retention"),

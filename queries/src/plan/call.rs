@@ -13,12 +13,15 @@ use operators::error::excerpt;
 use super::hop::length_ms;
 use super::journeys::Journey;
 use super::lower::refused;
-use super::silence;
+use super::{Inputs, silence};
 use crate::question::refuse::nearest;
 
 /// Understands the calls.
 #[derive(Debug)]
-pub struct Planner;
+pub struct Planner {
+    /// What functions may read.
+    pub inputs: Inputs,
+}
 
 impl RelationPlanner for Planner {
     fn plan_relation(
@@ -34,8 +37,7 @@ impl RelationPlanner for Planner {
         let plan = if let Some(what) = Journey::named(&name) {
             what.plan(&given(&name, Journey::EXAMPLE, &args.args, context)?)?
         } else if name == silence::NAME {
-            let relation = silence::relation(&given(&name, silence::EXAMPLE, &args.args, context)?)?;
-            context.plan(relation)?
+            silence::plan(&given(&name, silence::EXAMPLE, &args.args, context)?, &self.inputs)?
         } else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };

@@ -27,7 +27,7 @@ pub enum Journey {
 }
 
 /// The events that positions are taken from, and their columns.
-const POSITIONS: &str = "telemetry_enriched";
+pub(super) const POSITIONS: &str = "telemetry_enriched";
 const COLUMNS: [&str; 6] = ["vehicle_id", "ts", "seq", "lat", "lon", "speed_kmh"];
 const PARAMETERS: [&str; 3] = ["speed_kmh", "radius_m", "lasting"];
 const DEFAULTS: Rules = Rules { speed_kmh: 5.0, radius_m: 100.0, lasting_ms: 300_000 };

@@ -73,7 +73,7 @@ pub fn now_type() -> DataType {
 }
 
 /// `now()` as a name that is looked up when the plan is lowered, not a value of the time of planning.
-fn now() -> ScalarUDF {
+pub(super) fn now() -> ScalarUDF {
     let never = |_: &[ColumnarValue]| -> Result<ColumnarValue> {
         Err(DataFusionError::Execution("now() has a value only where it bounds rows".into()))
     };
@@ -112,7 +112,7 @@ pub fn session(inputs: &Inputs) -> Result<SessionContext> {
     let state = SessionStateBuilder::new_with_default_features()
         .with_config(config)
         .with_optimizer_rules(rules())
-        .with_relation_planners(vec![Arc::new(super::call::Planner)])
+        .with_relation_planners(vec![Arc::new(super::call::Planner { inputs: inputs.clone() })])
         .build();
     let context = SessionContext::new_with_state(state);
     forbid(&context, &FORBIDDEN);

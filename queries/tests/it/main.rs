@@ -7,6 +7,7 @@ mod found;
 mod generate;
 mod harness;
 mod incremental;
+mod journeys;
 mod oracle;
 mod sets;
 mod trials;
