@@ -272,6 +272,12 @@ impl Vehicle {
         found
     }
 
+    /// How many fixes are kept.
+    #[must_use]
+    pub fn fixes(&self) -> usize {
+        self.fixes.len()
+    }
+
     /// The tick at which something is to be sealed next.
     #[must_use]
     pub fn due(&self, retention_ms: i64) -> Option<Tick> {

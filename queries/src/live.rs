@@ -2,6 +2,7 @@
 //!
 //! Invariant: the dataflow waits for nobody here. Workers hand changes over and go on; who reads, reads what one thread keeps.
 
+mod budget;
 mod build;
 mod command;
 mod engine;
@@ -12,6 +13,7 @@ mod relations;
 mod subscribe;
 mod worker;
 
+pub use budget::Suspended;
 pub use engine::{Engine, Options, Status};
 pub use export::{export_events, export_table};
 pub use keep::{Change, Content, Keeper};

@@ -3,11 +3,14 @@
 //! Invariant: every test passes alone, with all others beside it and in any order.
 
 mod bad_records;
+mod budgets;
 mod cli;
 mod clickhouse_sink;
 mod config;
 mod demo;
 mod embedded;
+mod fleet_streams;
+mod history_reads;
 mod installation;
 mod kafka_flights;
 mod kafka_publish;

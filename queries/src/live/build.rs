@@ -9,13 +9,14 @@ use std::time::Duration;
 use operators::error::Refusal;
 use operators::time::Tick;
 
+use super::budget::{Budget, Watch};
 use super::command::{Begin, Command, Install, Start};
-use super::engine::{Engine, Options, RUNNING, Running};
+use super::engine::{Engine, Options, Running};
 use super::keep::Held;
 use super::worker::reads;
 use crate::catalog::View;
 use crate::plan::{Id, Kind, Node, renamed, shareable, substitute};
-use crate::render::fault_codec;
+use crate::render::{Usage, fault_codec};
 
 /// How often a change looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(2);
@@ -33,10 +34,10 @@ impl Engine {
     pub(super) async fn build(&self, view: &View) -> Result<Running, Refusal> {
         let made = self.make(view, &|| Start::after(self.options.workers))?;
         for part in &made.parts {
-            self.start(part).await.inspect_err(|_| self.take_down(&made.running))?;
+            self.start(part, &made.running).await.inspect_err(|_| self.take_down(&made.running))?;
         }
         self.put_up(made.install.clone());
-        self.start(&made.install).await.inspect_err(|_| self.take_down(&made.running))?;
+        self.start(&made.install, &made.running).await.inspect_err(|_| self.take_down(&made.running))?;
         Ok(made.running)
     }
 
@@ -46,6 +47,12 @@ impl Engine {
         if state.running.len() + state.parts.len() >= self.options.streams_max {
             let message = format!("there are {} streams (sql.streams_max)", self.options.streams_max);
             return Err(Refusal::new("sql_too_many_streams", message).hint("drop one first"));
+        }
+        let budget = self.budget(view);
+        let suspended = |name: &&str| state.running.get(*name).is_some_and(|one| one.watch.suspended().is_some());
+        if let Some(name) = view.node.reads().into_iter().find(|name| suspended(name)) {
+            return Err(Refusal::new("sql_stream_suspended", format!("{name}, which it reads, is suspended"))
+                .hint("replace or drop that one first: sql list says why it is"));
         }
         let node = renamed(&view.node, &|name| {
             state.running.get(name).map_or_else(|| name.to_owned(), |running| running.port.clone())
@@ -63,7 +70,7 @@ impl Engine {
         for (id, part) in outermost(&common, &node) {
             state.versions += 1;
             let port = format!("={id}.{}", state.versions);
-            let made = self.stream(&port, part.schema.clone(), part, BTreeSet::new(), start());
+            let made = self.stream(&port, part.schema.clone(), part, BTreeSet::new(), start(), budget);
             ports.insert(id, port.clone());
             state.parts.insert(port, (made.running.clone(), 0));
             installs.push(made.install);
@@ -87,7 +94,7 @@ impl Engine {
         for install in &installs {
             self.put_up(install.clone());
         }
-        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start());
+        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start(), budget);
         Ok(Made { parts: installs, ..made })
     }
 
@@ -98,14 +105,22 @@ impl Engine {
         node: Arc<Node>,
         shares: BTreeSet<String>,
         start: Start,
+        budget: Budget,
     ) -> Made {
         let Options { workers, rows_max, .. } = self.options;
         let rows = Held::new(port, schema, node.kind, workers, rows_max);
         let fault_schema = fault_codec().schema().clone();
         let faults = Held::new(&format!("{port}!"), fault_schema, Kind::Table, workers, rows_max);
-        let install =
-            Install { port: port.to_owned(), node: node.clone(), start, rows: rows.clone(), faults: faults.clone() };
-        let running = Running { port: port.to_owned(), node, rows, faults, shares, state: RUNNING.to_owned() };
+        let (usage, watch) = (Arc::new(Usage::new(workers)), Arc::new(Watch::new(budget)));
+        let install = Install {
+            port: port.to_owned(),
+            node: node.clone(),
+            start,
+            rows: rows.clone(),
+            faults: faults.clone(),
+            usage: usage.clone(),
+        };
+        let running = Running { port: port.to_owned(), node, rows, faults, shares, usage, watch };
         Made { install: Arc::new(install), running, parts: Vec::new() }
     }
 
@@ -116,7 +131,7 @@ impl Engine {
     }
 
     pub(super) fn take_down(&self, running: &Running) {
-        if running.state != RUNNING {
+        if running.watch.suspended().is_some() {
             return;
         }
         self.commands.push(Command::Drop(running.port.clone()));
@@ -136,18 +151,18 @@ impl Engine {
     }
 
     /// Brings an installed stream to where the others are.
-    async fn start(&self, install: &Install) -> Result<(), Refusal> {
-        let first = self.begin(install).await?;
-        self.until(|| self.keeper.is_caught_up(&install.port, first).then_some(())).await?;
+    async fn start(&self, install: &Install, whole: &Running) -> Result<(), Refusal> {
+        let first = self.begin(install, whole).await?;
+        self.until(whole, || self.keeper.is_caught_up(&install.port, first).then_some(())).await?;
         install.start.forget();
         Ok(())
     }
 
     /// Waits until the workers have everything, and lets them begin with the content of what the stream reads. Returns the
     /// first tick.
-    async fn begin(&self, install: &Install) -> Result<Tick, Refusal> {
-        let whole_from = self.until(|| install.start.whole_from()).await?;
-        self.until(|| (self.keeper.as_of() + 1 >= whole_from).then_some(())).await?;
+    async fn begin(&self, install: &Install, whole: &Running) -> Result<Tick, Refusal> {
+        let whole_from = self.until(whole, || install.start.whole_from()).await?;
+        self.until(whole, || (self.keeper.as_of() + 1 >= whole_from).then_some(())).await?;
         let ports: Vec<String> = reads(install).into_iter().map(|(name, _)| name).collect();
         let (as_of, content) = self.keeper.rows(&ports);
         install.start.begin(Begin { tick: as_of + 1, content });
@@ -155,23 +170,24 @@ impl Engine {
         Ok(as_of + 1)
     }
 
-    async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Refusal> {
+    /// Waits for this, as long as the stream that is being built keeps within its budget.
+    async fn until<T>(&self, building: &Running, mut look: impl FnMut() -> Option<T>) -> Result<T, Refusal> {
         let most = self.options.catch_up_ms_max;
         let found = tokio::time::timeout(Duration::from_millis(most), async {
             loop {
-                match look() {
-                    Some(found) => return found,
-                    None => tokio::time::sleep(LOOK).await,
+                if let Some(found) = look() {
+                    return Ok(found);
                 }
+                self.within_budget(building)?;
+                tokio::time::sleep(LOOK).await;
             }
         });
-        found.await.map_err(|_| {
-            Refusal::new(
-                "sql_not_caught_up",
-                format!("the stream has not caught up within {most} ms (sql.catch_up_ms_max)"),
-            )
-            .hint("is the dataflow behind its input? look at its lag, and try again")
-        })
+        let late = |_| {
+            let message = format!("the stream has not caught up within {most} ms (sql.catch_up_ms_max)");
+            Refusal::new("sql_not_caught_up", message)
+                .hint("is the dataflow behind its input? look at its lag, and try again")
+        };
+        found.await.map_err(late)?
     }
 }
 

@@ -4,7 +4,8 @@
 //! fails leaves everything as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use operators::error::Refusal;
 use operators::time::Tick;
@@ -12,10 +13,13 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::Live;
+use super::budget::Watch;
 use super::command::{Commands, Start};
 use super::keep::{Change, Content, Held, Keeper};
 use crate::catalog::{Catalog, File, Problem, View};
 use crate::plan::{Kind, Node};
+use crate::reads::SystemTable;
+use crate::render::{Size, Usage};
 
 /// What derived streams may take.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,12 @@ pub struct Options {
     pub workers: usize,
     /// Rows that one stream may hold; one that passes it is suspended.
     pub rows_max: usize,
+    /// Bytes that one may keep, if its declaration does not say otherwise.
+    pub bytes_max: u64,
+    /// Percent of one worker's time that one may take, likewise; 100 is no limit.
+    pub time_pct_max: u32,
+    /// Milliseconds over which that share is measured.
+    pub time_window_ms: u64,
     /// Derived streams, those included that only others use.
     pub streams_max: usize,
     /// Milliseconds that a new stream may take to catch up.
@@ -35,8 +45,10 @@ pub struct Options {
 pub struct Status {
     /// Its name.
     pub name: String,
-    /// `running`, or why it is not.
-    pub state: String,
+    /// `running`, `suspended`, or `named`: a name for its plan, which keeps nothing.
+    pub state: &'static str,
+    /// Why it is suspended: the budget that it passed, and by how much.
+    pub reason: Option<String>,
     /// `events` or `table`.
     pub kind: &'static str,
     /// Columns that tell its rows apart.
@@ -47,6 +59,14 @@ pub struct Status {
     pub rows: usize,
     /// Bytes of these rows.
     pub bytes: usize,
+    /// Rows that its operators and those of the parts that it shares keep.
+    pub state_rows: i64,
+    /// Bytes that it takes: what operators keep, what it shares, what is kept for readers, and changes on their way.
+    pub state_bytes: i64,
+    /// The most of a worker's time that it took, in percent.
+    pub busy_pct: f64,
+    /// What each of its operators keeps.
+    pub operators: Vec<Keeps>,
     /// Changes since it runs.
     pub changes: u64,
     /// Rows that no result could be computed for.
@@ -61,6 +81,17 @@ pub struct Status {
     pub sql: String,
 }
 
+/// What the operators of one name keep.
+#[derive(Clone, Debug, Serialize)]
+pub struct Keeps {
+    /// Their name.
+    pub operator: &'static str,
+    /// Rows.
+    pub rows: i64,
+    /// Bytes.
+    pub bytes: i64,
+}
+
 #[derive(Clone)]
 pub(super) struct Running {
     pub port: String,
@@ -69,7 +100,8 @@ pub(super) struct Running {
     pub faults: Arc<Held>,
     /// Ports of parts that others have too.
     pub shares: BTreeSet<String>,
-    pub state: String,
+    pub usage: Arc<Usage>,
+    pub watch: Arc<Watch>,
 }
 
 #[derive(Default)]
@@ -89,6 +121,10 @@ pub struct Engine {
     pub(super) keeper: Keeper,
     bases: Arc<BTreeMap<String, Arc<Held>>>,
     pub(super) options: Options,
+    /// Tables about the rest of the process.
+    pub(super) system: RwLock<Vec<SystemTable>>,
+    /// When figures were shown last, and of which streams.
+    pub(super) shown: Mutex<(Option<Instant>, Vec<String>)>,
 }
 
 impl Engine {
@@ -104,7 +140,12 @@ impl Engine {
         let bases = Arc::new(catalog.relations().map(base).collect());
         let state = Mutex::new(State { catalog, ..State::default() });
         let (changing, commands) = (tokio::sync::Mutex::default(), Arc::new(Commands::new(options.workers)));
-        Self { state, changing, commands, keeper, bases, options }
+        Self { state, changing, commands, keeper, bases, options, shown: Mutex::default(), system: RwLock::default() }
+    }
+
+    /// Has another table about the process itself to be read.
+    pub fn tell(&self, table: SystemTable) {
+        self.system.write().unwrap_or_else(PoisonError::into_inner).push(table);
     }
 
     /// The part of a worker; called on its thread.
@@ -248,9 +289,26 @@ impl Engine {
     fn told(&self, state: &State, view: &View) -> Status {
         let running = state.running.get(&view.relation.name);
         let (rows, bytes, changes) = running.map_or((0, 0, 0), |running| running.rows.figures());
+        let suspended = running.and_then(|running| running.watch.suspended());
+        // What a suspended stream kept is freed.
+        let kept = running.filter(|_| suspended.is_none()).map(|running| {
+            let parts = running.shares.iter().filter_map(|part| Some(&state.parts.get(part)?.0));
+            (running.size(parts), running.watch.share_pct(), running.usage.by_operator())
+        });
+        let (size, busy_pct, operators) = kept.unwrap_or_default();
+        let keeps = |(operator, Size { rows, bytes })| Keeps { operator, rows, bytes };
         Status {
             name: view.relation.name.clone(),
-            state: running.map_or_else(|| "a name for its plan".to_owned(), |running| running.state.clone()),
+            state: match (running, suspended) {
+                (None, _) => "named",
+                (Some(_), None) => "running",
+                (Some(_), Some(_)) => "suspended",
+            },
+            reason: suspended.map(|suspended| suspended.reason.clone()),
+            state_rows: size.rows,
+            state_bytes: size.bytes,
+            busy_pct,
+            operators: operators.into_iter().map(keeps).collect(),
             kind: if view.relation.kind == Kind::Events { "events" } else { "table" },
             key: view.relation.key.clone(),
             reads: view.node.reads().into_iter().map(str::to_owned).collect(),
@@ -299,26 +357,7 @@ impl Engine {
         let held = state.running.get(name).map(|running| &running.rows).or_else(|| self.bases.get(name));
         held.and_then(|held| self.keeper.watch(&held.port)).ok_or_else(|| state.catalog.unknown(name))
     }
-
-    /// Takes streams down that hold more than they may; returns their names.
-    pub fn suspend_exceeded(&self) -> Vec<String> {
-        let over = |(name, running): (&String, &Running)| {
-            (running.rows.is_exceeded() && running.state == RUNNING).then(|| (name.clone(), running.clone()))
-        };
-        let exceeded: Vec<_> = self.state().running.iter().filter_map(over).collect();
-        for (name, running) in &exceeded {
-            self.take_down(running);
-            if let Some(running) = self.state().running.get_mut(name) {
-                let most = self.options.rows_max;
-                running.state =
-                    format!("suspended: it held more than {most} rows (sql.stream_rows_max); replace it or drop it");
-            }
-        }
-        exceeded.into_iter().map(|(name, _)| name).collect()
-    }
 }
-
-pub(super) const RUNNING: &str = "running";
 
 /// What is understood and checked, and does nothing yet.
 fn notes(view: &View) -> Vec<String> {
@@ -332,8 +371,8 @@ fn notes(view: &View) -> Vec<String> {
     notes
 }
 
-/// Materialised streams that read a name, themselves or through others, each after what it reads.
-fn readers(catalog: &Catalog, name: &str) -> Vec<String> {
+/// Streams that read a name, themselves or through others, each after what it reads.
+pub(super) fn readers(catalog: &Catalog, name: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut next = vec![name.to_owned()];
     while let Some(name) = next.pop() {

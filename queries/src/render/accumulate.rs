@@ -17,6 +17,7 @@ use datafusion::scalar::ScalarValue;
 use operators::exact_sum::ExactSum;
 use operators::row::{Codec, Diff, Row, count, repeated};
 
+use super::usage::Size;
 use crate::plan::{Aggregate, canonical};
 
 /// How an aggregate is kept up to date.
@@ -115,7 +116,9 @@ impl Kept {
             }
             (State::Best(best), State::Best(Some(new))) if self.way.is_better(&new, best.as_ref()) => *best = Some(new),
             (State::Values(values), State::Values(more)) => {
-                more.into_iter().for_each(|(row, times)| count(values, row, times));
+                more.into_iter().for_each(|(row, times)| {
+                    count(values, row, times);
+                });
             }
             _ => {}
         }
@@ -232,6 +235,14 @@ fn way(aggregate: &Aggregate, values: &[DataType], only_come: bool) -> Way {
     }
 }
 
+impl State {
+    /// What it takes without the rows that it keeps.
+    pub fn size() -> Size {
+        // An exact sum of numbers alike has two or three parts.
+        Size::bytes((size_of::<State>() + size_of::<ExactSum>() + 96) as i64)
+    }
+}
+
 /// The columns of a batch of changes that one aggregate takes.
 pub struct Taken {
     way: Way,
@@ -241,17 +252,18 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Row `row` comes `diff` times.
-    pub fn update(&self, state: &mut State, row: usize, diff: Diff) {
+    /// Row `row` comes `diff` times. Tells by what the state keeps more.
+    pub fn update(&self, state: &mut State, row: usize, diff: Diff) -> Size {
         if let Some(filter) = &self.filter
             && (filter.is_null(row) || !filter.as_boolean().value(row))
         {
-            return;
+            return Size::default();
         }
         let there = self.arguments.first().is_none_or(|argument| argument.is_valid(row));
         if !there && self.way != Way::All {
-            return;
+            return Size::default();
         }
+        let mut more = Size::default();
         match state {
             State::Number { rows, sum } => {
                 *rows += diff;
@@ -264,13 +276,20 @@ impl Taken {
             State::Best(best) => {
                 let new = &self.rows[row];
                 if self.way.is_better(new, best.as_ref()) {
+                    more = Size::of(new) + best.as_ref().map_or(Size::default(), |old| -Size::of(old));
                     *best = Some(new.clone());
                 }
             }
             State::Values(values) => {
-                count(values, self.rows[row].clone(), diff);
+                more = Size::of(&self.rows[row]) * count(values, self.rows[row].clone(), diff);
             }
         }
+        more
+    }
+
+    /// What it takes until its rows are given to their groups.
+    pub fn size(&self) -> Size {
+        Size::bytes(self.rows.iter().map(|row| Size::of(row).bytes).sum())
     }
 
     fn whole(&self, row: usize) -> i128 {

@@ -18,6 +18,8 @@ use operators::time::Tick;
 
 use super::group::{Out, difference};
 use super::reduce_events::{Absorb, reduce_events};
+use super::top::GROUP;
+use super::usage::Size;
 use super::{Builder, Fault, Rendered, Table};
 use crate::plan::{Journey, Node, Retention, canonical, types};
 
@@ -36,13 +38,23 @@ impl<'s> Builder<'s> {
         let key = Codec::new(canonical(&types(&input.schema)[..1]))?;
         let values = Codec::new(canonical(&types(&node.schema)[1..]))?;
         let retention_ms = retention.map_or(i64::MAX, |retention| retention.ms);
-        let journeys =
-            Journeys { what, rules, retention_ms, values, vehicles: HashMap::default(), by_tick: BTreeMap::new() };
-        let (table, faults) = reduce_events(events, "Journeys", key, journeys);
+        let journeys = Journeys {
+            what,
+            rules,
+            retention_ms,
+            values,
+            vehicles: HashMap::default(),
+            by_tick: BTreeMap::new(),
+            size: Size::default(),
+        };
+        let (table, faults) = reduce_events(events, "Journeys", key, journeys, self.usage.gauge("Journeys"));
         self.faults.push(faults);
         Ok(table)
     }
 }
+
+/// About what a position takes in an ordered set.
+const FIX_BYTES: i64 = 2 * size_of::<Fix>() as i64;
 
 struct Journeys {
     what: Journey,
@@ -53,6 +65,7 @@ struct Journeys {
     vehicles: HashMap<Row, Known, foldhash::fast::FixedState>,
     /// Vehicles of which something is sealed at a tick.
     by_tick: BTreeMap<Tick, BTreeSet<Row>>,
+    size: Size,
 }
 
 #[derive(Default)]
@@ -60,6 +73,8 @@ struct Known {
     vehicle: Vehicle,
     out: Vec<Row>,
     dirty: bool,
+    /// What its positions and rows take.
+    size: Size,
     /// The earliest tick at which it is looked at.
     due: Option<Tick>,
 }
@@ -101,6 +116,11 @@ impl Journeys {
         let known = self.vehicles.get_mut(key).expect("just found");
         difference(&known.out, &rows, out);
         (known.out, known.dirty) = (rows, false);
+        let fixes = known.vehicle.fixes() as i64;
+        let size = Size { rows: fixes, bytes: fixes * FIX_BYTES };
+        let size = known.out.iter().fold(size, |sum, row| sum + Size::bytes(Size::of(row).bytes));
+        self.size += size + -known.size;
+        known.size = size;
         let due = known.vehicle.due(self.retention_ms);
         if let Some(tick) = due.filter(|tick| known.due.is_none_or(|due| *tick < due)) {
             known.due = Some(tick);
@@ -146,13 +166,14 @@ fn trip_columns(trips: &[Trip]) -> Vec<ArrayRef> {
 impl Absorb for Journeys {
     type Columns = Fixes;
 
-    fn columns(&self, values: &RecordBatch) -> Result<Fixes> {
+    fn columns(&self, values: &RecordBatch) -> Result<(Fixes, Size)> {
         let float = |at: usize| values.column(at).as_primitive::<Float64Type>().clone();
-        Ok(Fixes {
+        let fixes = Fixes {
             times: values.column(0).as_primitive::<TimestampMillisecondType>().clone(),
             numbers: values.column(1).as_primitive::<Int64Type>().clone(),
             floats: [2, 3, 4].map(float),
-        })
+        };
+        Ok((fixes, Size::default()))
     }
 
     fn due(&self) -> Option<Tick> {
@@ -188,5 +209,9 @@ impl Absorb for Journeys {
 
     fn put_out(&mut self, tick: Tick, dirty: &[Row], out: &mut Out) {
         dirty.iter().for_each(|key| self.show(tick, key, out));
+    }
+
+    fn size(&self) -> Size {
+        self.size + GROUP * self.vehicles.len() as i64
     }
 }

@@ -23,14 +23,15 @@ use super::Table;
 use super::group::{Closing, Out, next};
 use super::map::{in_order, ticks};
 use super::outputs::Outputs;
+use super::usage::{Gauge, Size};
 
 /// Groups that take events in.
 pub(super) trait Absorb: 'static {
     /// The columns of a batch, ready for reading.
     type Columns: 'static;
 
-    /// Readies the columns after the keys.
-    fn columns(&self, values: &RecordBatch) -> Result<Self::Columns>;
+    /// Readies the columns after the keys, and tells what they take beside the batch.
+    fn columns(&self, values: &RecordBatch) -> Result<(Self::Columns, Size)>;
 
     /// What is there before any event came; asked on the worker that has the empty key.
     fn start(&mut self, _out: &mut Out) {}
@@ -54,6 +55,9 @@ pub(super) trait Absorb: 'static {
 
     /// The rows of these keys as they are now.
     fn put_out(&mut self, tick: Tick, dirty: &[Row], out: &mut Out);
+
+    /// What is kept.
+    fn size(&self) -> Size;
 }
 
 /// The first columns of a batch, as keys.
@@ -103,6 +107,7 @@ struct Waiting<C> {
     columns: C,
     /// The next row.
     at: usize,
+    size: Size,
 }
 
 impl<C> Waiting<C> {
@@ -112,8 +117,10 @@ impl<C> Waiting<C> {
         let keys = (!columns.is_empty()).then(|| codec.encode_together(&columns).expect("columns of the plan"));
         let values: Vec<usize> = (columns.len()..rows.num_columns() - 1).collect();
         let values = rows.project(&values).expect("columns of the batch");
-        let columns = groups.columns(&values).expect("columns of the plan");
-        Self { rows, keys, columns, at: 0 }
+        let bytes = rows.get_array_memory_size() + keys.as_ref().map_or(0, Rows::size);
+        let size = Size { rows: rows.num_rows() as i64, bytes: bytes as i64 };
+        let (columns, taken) = groups.columns(&values).expect("columns of the plan");
+        Self { rows, keys, columns, at: 0, size: size + taken }
     }
 
     fn tick(&self) -> Option<Tick> {
@@ -139,6 +146,7 @@ pub(super) fn reduce_events<'s, G: Absorb>(
     name: &str,
     keys: Codec,
     mut groups: G,
+    gauge: Arc<Gauge>,
 ) -> (Table<'s>, Table<'s>) {
     let scope = events.scope();
     let (index, peers) = (scope.index() as u64, scope.peers() as u64);
@@ -172,6 +180,7 @@ pub(super) fn reduce_events<'s, G: Absorb>(
                 closing.take(tick, &mut out);
             }
             waiting.retain(|batch| batch.tick().is_some());
+            gauge.set(waiting.iter().fold(groups.size(), |sum, batch| sum + batch.size));
             closing.close(upto);
         }
     });

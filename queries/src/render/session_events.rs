@@ -15,8 +15,11 @@ use operators::time::Tick;
 use super::Fault;
 use super::accumulate::{Kept, State, Taken};
 use super::group::Out;
+use super::reduce::size_of_out;
 use super::reduce_events::Absorb;
 use super::sessions::start_rows;
+use super::top::GROUP;
+use super::usage::Size;
 use crate::plan::Aggregate;
 
 pub(super) struct SessionEvents {
@@ -26,6 +29,7 @@ pub(super) struct SessionEvents {
     keys: HashMap<Row, Key, foldhash::fast::FixedState>,
     /// Keys of which a session may leave at a tick.
     by_tick: BTreeMap<Tick, BTreeSet<Row>>,
+    size: Size,
 }
 
 /// The sessions of one key by their starts.
@@ -45,6 +49,8 @@ struct Session {
     states: Vec<State>,
     out: Option<Row>,
     fault: Option<String>,
+    /// What it takes, the row that was put out included.
+    size: Size,
 }
 
 /// The columns of a batch that sessions take.
@@ -58,7 +64,14 @@ impl SessionEvents {
     pub(super) fn new(values: &[DataType], aggregates: &[Aggregate], gap_ms: i64, retention_ms: i64) -> Result<Self> {
         // Events only come, and a session grows or becomes part of another, so nothing is ever taken out of one.
         let kept = aggregates.iter().map(|aggregate| Kept::new(aggregate, values, true)).collect::<Result<_>>()?;
-        Ok(Self { kept, gap_ms, retention_ms, keys: HashMap::default(), by_tick: BTreeMap::new() })
+        Ok(Self {
+            kept,
+            gap_ms,
+            retention_ms,
+            keys: HashMap::default(),
+            by_tick: BTreeMap::new(),
+            size: Size::default(),
+        })
     }
 
     /// The tick at which a session that ended at this time leaves.
@@ -84,6 +97,7 @@ impl SessionEvents {
             .into_iter()
             .partition::<BTreeMap<_, _>, _>(|(_, session)| self.leaves(session.end) <= tick);
         for session in over.into_values() {
+            self.size -= session.size;
             out.replace(session.out.as_ref(), None);
             out.fault("Sessions", session.fault.as_deref(), None);
         }
@@ -122,20 +136,27 @@ impl SessionEvents {
             let session = known.sessions.get_mut(start).expect("just changed");
             out.replace(session.out.as_ref(), new.as_ref());
             out.fault("Sessions", session.fault.as_deref(), fault.as_deref());
+            let more = size_of_out(new.as_ref()) + -size_of_out(session.out.as_ref());
+            session.size += more;
+            self.size += more;
             (session.out, session.fault) = (new, fault);
         }
     }
 }
 
 impl Key {
-    /// Where a new session begins, or one that goes on, when there is an event at this time; what it touches becomes one.
-    fn join(&mut self, time: i64, gap_ms: i64, kept: &[Kept], out: &mut Out) -> i64 {
+    /// Where a new session begins, or one that goes on, when there is an event at this time; what it touches becomes one. Also
+    /// tells by what is kept more.
+    fn join(&mut self, time: i64, gap_ms: i64, kept: &[Kept], out: &mut Out) -> (i64, Size) {
         let left = self.sessions.range(..=time).next_back().map(|(start, session)| (*start, session.end));
         let left = left.filter(|(_, end)| time.saturating_sub(*end) <= gap_ms).map(|(start, _)| start);
         let after = time.checked_add(1).and_then(|next| self.sessions.range(next..).next());
         let right = after.map(|(start, _)| *start).filter(|start| start.saturating_sub(time) <= gap_ms);
-        let mut joined = left.and_then(|start| self.sessions.remove(&start));
+        let mut before = Size::default();
+        let mut joined = left.and_then(|start| self.sessions.remove(&start)).inspect(|one| before += one.size);
         if let Some(mut other) = right.and_then(|start| self.sessions.remove(&start)) {
+            before += other.size;
+            other.size -= size_of_out(other.out.as_ref());
             self.changed.remove(&right.expect("just found"));
             self.gone.extend(other.out.take());
             out.fault("Sessions", other.fault.take().as_deref(), None);
@@ -144,23 +165,33 @@ impl Key {
                 Some(session) => session.and(other, kept),
             });
         }
-        let empty = || Session { end: time, states: kept.iter().map(Kept::empty).collect(), out: None, fault: None };
-        let mut session = joined.unwrap_or_else(empty);
+        let mut session = joined.unwrap_or_else(|| Session::empty(time, kept));
         session.end = session.end.max(time);
         let start = left.unwrap_or(time);
+        let more = session.size + -before;
         self.sessions.insert(start, session);
         self.changed.insert(start);
-        start
+        (start, more)
     }
 }
 
 impl Session {
+    /// A session without events, which counts as a row itself.
+    fn empty(time: i64, kept: &[Kept]) -> Session {
+        let states: Vec<State> = kept.iter().map(Kept::empty).collect();
+        let size = Size { rows: 1, bytes: size_of::<Session>() as i64 } + State::size() * states.len() as i64;
+        Session { end: time, states, out: None, fault: None, size }
+    }
+
     /// Both as one; the row that stands is this one's.
     fn and(mut self, other: Session, kept: &[Kept]) -> Session {
         for ((kept, state), more) in kept.iter().zip(&mut self.states).zip(other.states) {
             kept.merge(state, more);
         }
         self.end = self.end.max(other.end);
+        // The best of both is one row, so of these a few bytes too many are counted until the session leaves.
+        self.size += other.size + -Size { rows: 1, bytes: size_of::<Session>() as i64 };
+        self.size -= State::size() * kept.len() as i64;
         self
     }
 }
@@ -168,9 +199,10 @@ impl Session {
 impl Absorb for SessionEvents {
     type Columns = Columns;
 
-    fn columns(&self, values: &RecordBatch) -> Result<Columns> {
-        let taken = self.kept.iter().map(|kept| kept.take(values)).collect::<Result<_>>()?;
-        Ok(Columns { times: values.column(0).as_primitive::<TimestampMillisecondType>().clone(), taken })
+    fn columns(&self, values: &RecordBatch) -> Result<(Columns, Size)> {
+        let taken = self.kept.iter().map(|kept| kept.take(values)).collect::<Result<Vec<_>>>()?;
+        let size = taken.iter().fold(Size::default(), |sum, taken| sum + taken.size());
+        Ok((Columns { times: values.column(0).as_primitive::<TimestampMillisecondType>().clone(), taken }, size))
     }
 
     fn due(&self) -> Option<Tick> {
@@ -200,11 +232,14 @@ impl Absorb for SessionEvents {
         }
         let known = self.keys.get_mut(key).expect("just put there");
         let first = known.changed.is_empty() && known.gone.is_empty();
-        let start = known.join(time, self.gap_ms, &self.kept, out);
+        let (start, mut more) = known.join(time, self.gap_ms, &self.kept, out);
         let session = known.sessions.get_mut(&start).expect("just joined");
         for (taken, state) in columns.taken.iter().zip(&mut session.states) {
-            taken.update(state, row, 1);
+            let by = taken.update(state, row, 1);
+            session.size += by;
+            more += by;
         }
+        self.size += more;
         if first {
             dirty.push(Row::new(key));
         }
@@ -215,5 +250,9 @@ impl Absorb for SessionEvents {
             self.put_out_key(key, out);
             self.watch(key);
         }
+    }
+
+    fn size(&self) -> Size {
+        self.size + GROUP * self.keys.len() as i64
     }
 }

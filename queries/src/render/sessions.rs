@@ -17,6 +17,8 @@ use super::group::{Groups, Out, by_key};
 use super::reduce::Reduce;
 use super::reduce_events::reduce_events;
 use super::session_events::SessionEvents;
+use super::top::GROUP;
+use super::usage::Size;
 use super::{Builder, Rendered, Table, map};
 use crate::plan::{Aggregate, Node, Retention, canonical, now_type, types};
 
@@ -33,7 +35,7 @@ impl<'s> Builder<'s> {
         if let (Rendered::Events(events), Some(retention)) = (self.render(input)?, retention) {
             let codec = Codec::new(canonical(&kinds[..keys]))?;
             let sessions = SessionEvents::new(&kinds[keys..], aggregates, gap_ms, retention.ms)?;
-            let (table, faults) = reduce_events(events, "SessionEvents", codec, sessions);
+            let (table, faults) = reduce_events(events, "SessionEvents", codec, sessions, self.usage.gauge("Sessions"));
             self.faults.push(faults);
             return Ok(table);
         }
@@ -61,11 +63,12 @@ struct Starts {
     values: Codec,
     gap_ms: i64,
     groups: HashMap<Row, Group, foldhash::fast::FixedState>,
+    size: Size,
 }
 
 impl Starts {
     fn new(values: &[datafusion::arrow::datatypes::DataType], gap_ms: i64) -> Result<Self> {
-        Ok(Self { values: Codec::new(canonical(values))?, gap_ms, groups: HashMap::default() })
+        Ok(Self { values: Codec::new(canonical(values))?, gap_ms, groups: HashMap::default(), size: Size::default() })
     }
 }
 
@@ -86,7 +89,8 @@ impl Groups for Starts {
                 .filter_map(|(time, ((_, row), diff))| Some(((time?, row.clone()), *diff)))
                 .collect();
             let group = self.groups.entry_ref(key).or_default();
-            let moves = group.change(&changed, self.gap_ms);
+            let (moves, more) = group.change(&changed, self.gap_ms);
+            self.size += more;
             let starts: Vec<i64> = moves.iter().map(|(start, ..)| *start).collect();
             let rows = moves.iter().zip(start_rows(&starts));
             out.rows.extend(rows.map(|((_, row, diff), start)| (key.and(&start).and(row), *diff)));
@@ -94,6 +98,10 @@ impl Groups for Starts {
                 self.groups.remove(key);
             }
         }
+    }
+
+    fn size(&self) -> Size {
+        self.size + GROUP * self.groups.len() as Diff
     }
 }
 
@@ -124,19 +132,19 @@ struct Edited {
 }
 
 impl Group {
-    /// Rows with the starts of their sessions that come and go.
-    fn change(&mut self, changed: &BTreeMap<(i64, Row), Diff>, gap_ms: i64) -> Vec<(i64, Row, Diff)> {
-        let mut edited = Edited::default();
+    /// Rows with the starts of their sessions that come and go, and by what is kept more.
+    fn change(&mut self, changed: &BTreeMap<(i64, Row), Diff>, gap_ms: i64) -> (Vec<(i64, Row, Diff)>, Size) {
+        let (mut edited, mut more) = (Edited::default(), Size::default());
         for ((time, row), diff) in changed {
             let was = self.has(*time);
-            count(&mut self.rows, (*time, row.clone()), *diff);
+            more += Size::of(row) * count(&mut self.rows, (*time, row.clone()), *diff);
             match (was, self.has(*time)) {
                 (false, true) => self.begin(*time, gap_ms, &mut edited),
                 (true, false) => self.end(*time, gap_ms, &mut edited),
                 _ => {}
             }
         }
-        self.moves(changed, &edited)
+        (self.moves(changed, &edited), more)
     }
 
     fn has(&self, time: i64) -> bool {

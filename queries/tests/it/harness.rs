@@ -12,7 +12,7 @@ use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
 use queries::plan::{Inputs, Kind, Node, Op, bounded, lower, plan_sql};
-use queries::render::{Builder, Fault, Rendered, event_schema};
+use queries::render::{Builder, Fault, Rendered, Size, Usage, event_schema};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
@@ -161,6 +161,13 @@ fn step(worker: &mut Worker) {
 
 /// Runs the plans in one dataflow on `workers` workers.
 pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Output> {
+    measured(tables, plans, workers).0
+}
+
+/// The same, and what the operators say that they keep at the end.
+pub fn measured(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> (Vec<Output>, Size) {
+    let usage = Arc::new(Usage::new(workers));
+    let told = usage.clone();
     let outputs: Arc<Vec<Mutex<Output>>> = Arc::new(plans.iter().map(|_| Mutex::default()).collect());
     let (shared, tables, plans) = (outputs.clone(), tables.to_vec(), plans.to_vec());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
@@ -182,7 +189,7 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
                 handles.push(handle);
             }
             for (place, plan) in plans.iter().enumerate() {
-                let mut builder = Builder::new(scope, inputs.clone());
+                let mut builder = Builder::measured(scope, inputs.clone(), usage.clone());
                 let table = match builder.render(plan).expect("the plan can be built") {
                     Rendered::Table(table) => table,
                     Rendered::Events(_) => panic!("tables give tables"),
@@ -226,7 +233,8 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
     .expect("workers start");
     guards.join().into_iter().for_each(|ended| ended.expect("no worker panics"));
     let outputs = Arc::try_unwrap(outputs).expect("the workers have ended");
-    outputs.into_iter().map(|output| output.into_inner().expect("nobody panics with it")).collect()
+    let outputs = outputs.into_iter().map(|output| output.into_inner().expect("nobody panics with it")).collect();
+    (outputs, told.total())
 }
 
 /// Rows as text, ordered. Numbers are rounded to what different orders of addition agree on.
