@@ -11,10 +11,8 @@ use datafusion::arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMil
 use datafusion::arrow::temporal_conversions::as_datetime_with_timezone;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use operators::distance;
 use operators::error::excerpt;
-
-/// Mean radius of the Earth in kilometres (IUGG).
-const EARTH_RADIUS_KM: f64 = 6_371.008_8;
 
 /// Name, arguments and meaning of each, for the pages.
 pub const FUNCTIONS: [(&str, &str); 3] = [
@@ -58,17 +56,9 @@ fn distance_km(given: &[ArrayRef]) -> Result<ArrayRef> {
     let at = |row: usize| {
         let there = columns.iter().all(|column| column.is_valid(row));
         let value = |index: usize| columns[index].value(row);
-        there.then(|| haversine_km([value(0), value(1)], [value(2), value(3)]))
+        there.then(|| distance::distance_km([value(0), value(1)], [value(2), value(3)]))
     };
     Ok(Arc::new((0..rows).map(at).collect::<Float64Array>()))
-}
-
-fn haversine_km(from: [f64; 2], to: [f64; 2]) -> f64 {
-    let [lat1, lon1] = from.map(f64::to_radians);
-    let [lat2, lon2] = to.map(f64::to_radians);
-    let half = |angle: f64| (angle / 2.0).sin().powi(2);
-    let a = half(lat2 - lat1) + lat1.cos() * lat2.cos() * half(lon2 - lon1);
-    2.0 * EARTH_RADIUS_KM * a.sqrt().min(1.0).asin()
 }
 
 fn local_time(given: &[ArrayRef]) -> Result<ArrayRef> {
@@ -118,12 +108,12 @@ mod tests {
     #[test]
     fn distances_on_the_sphere() {
         // Berlin to Munich; a quarter of a meridian; nothing.
-        let km = haversine_km([52.520, 13.405], [48.137, 11.575]);
+        let km = distance::distance_km([52.520, 13.405], [48.137, 11.575]);
         assert!((km - 504.4).abs() < 0.5, "{km}");
-        let quarter = haversine_km([0.0, 0.0], [90.0, 0.0]);
+        let quarter = distance::distance_km([0.0, 0.0], [90.0, 0.0]);
         assert!((quarter - 10_007.557).abs() < 0.01, "{quarter}");
-        assert_eq!(haversine_km([1.0, 2.0], [1.0, 2.0]), 0.0);
-        let opposite = haversine_km([0.0, 0.0], [0.0, 180.0]);
+        assert_eq!(distance::distance_km([1.0, 2.0], [1.0, 2.0]), 0.0);
+        let opposite = distance::distance_km([0.0, 0.0], [0.0, 180.0]);
         assert!((opposite - 20_015.115).abs() < 0.01, "{opposite}");
     }
 

@@ -5,14 +5,19 @@
 
 mod aggregate;
 mod bounds;
+mod call;
 mod express;
+mod hop;
 mod join;
+mod journeys;
 mod lower;
 mod meet;
 mod push;
 mod refuse;
 mod session;
+mod sessions;
 mod share;
+mod silence;
 mod state;
 mod tell;
 mod temporal;
@@ -28,13 +33,16 @@ use datafusion::common::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
+use operators::journeys::Rules;
 use operators::row::Codec;
 
 pub use bounds::bounded;
 pub(crate) use express::place;
+pub use journeys::Journey;
 pub use lower::lower;
 pub use meet::{Meets, Times, Within};
 pub use refuse::{refusal, unknown_name};
+pub(crate) use session::now_type;
 pub use session::{Inputs, plan_sql, session};
 pub use share::{renamed, shareable, substitute};
 pub use state::{Kept, state};
@@ -138,6 +146,40 @@ pub enum Op {
         /// The functions.
         functions: Vec<Arc<dyn WindowExpr>>,
     },
+    /// The last column is a time: each row once for each window that it is in, with the window's start in its place.
+    Hop {
+        /// Its input.
+        input: Arc<Node>,
+        /// From the start of one window to that of the next.
+        slide_ms: i64,
+        /// From the start of a window to its end.
+        size_ms: i64,
+    },
+    /// Groups by the first columns and by sessions; what comes out are these columns, the start of the session, and the
+    /// aggregates.
+    Sessions {
+        /// Its input: keys, the time, then what the aggregates take.
+        input: Arc<Node>,
+        /// How many columns are keys.
+        keys: usize,
+        /// Longest time between two rows of a session.
+        gap_ms: i64,
+        /// What is computed of each session. Their places count from the time.
+        aggregates: Vec<Aggregate>,
+        /// When sessions leave.
+        retention: Option<Retention>,
+    },
+    /// Stops or trips of vehicles.
+    Journeys {
+        /// Its input: the vehicle, the time, the device's counter, the position and the speed.
+        input: Arc<Node>,
+        /// What comes out.
+        what: Journey,
+        /// When a vehicle stands.
+        rules: Rules,
+        /// When they leave.
+        retention: Option<Retention>,
+    },
     /// All rows of all inputs.
     Union(Vec<Arc<Node>>),
     /// Rows are there between two times.
@@ -190,7 +232,7 @@ pub struct Join {
     pub meets: Meets,
 }
 
-/// One aggregate of a [`Op::Reduce`]. Places count from the first column after the keys.
+/// One aggregate of a [`Op::Reduce`] or [`Op::Sessions`]. Places count from the first column after the keys.
 #[derive(Clone, Debug)]
 pub struct Aggregate {
     /// The function.
@@ -213,6 +255,9 @@ impl Node {
             | Op::Reduce { input, .. }
             | Op::TopK { input, .. }
             | Op::Window { input, .. }
+            | Op::Hop { input, .. }
+            | Op::Sessions { input, .. }
+            | Op::Journeys { input, .. }
             | Op::Temporal { input, .. } => vec![input],
             Op::Join(join) => vec![&join.left, &join.right],
             Op::Union(inputs) => inputs.iter().collect(),
@@ -269,6 +314,19 @@ fn whole(rows: &RecordBatch) -> String {
     )
 }
 
+/// What aggregates compute, as text.
+fn told(aggregates: &[Aggregate]) -> Vec<String> {
+    let told = |aggregate: &Aggregate| {
+        let Aggregate { function, arguments, order, filter } = aggregate;
+        let (name, field) = (function.fun().name(), function.field());
+        let (distinct, nulls) = (function.is_distinct(), function.ignore_nulls());
+        let given = function.expressions();
+        let kind = field.data_type();
+        format!("{name} {kind:?} {distinct} {nulls} {given:?} {arguments:?} {order:?} {filter:?}")
+    };
+    aggregates.iter().map(told).collect()
+}
+
 /// The hash of the operator, with its inputs by their ids.
 fn identify(op: &Op, schema: &SchemaRef) -> Id {
     let what = match op {
@@ -281,16 +339,14 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
             format!("join {left} {right} {on:?} {filter:?} {kind:?} {nulls_equal} {null_aware} {meets:?}")
         }
         Op::Reduce { input, keys, aggregates, retention } => {
-            let told = |aggregate: &Aggregate| {
-                let Aggregate { function, arguments, order, filter } = aggregate;
-                let (name, field) = (function.fun().name(), function.field());
-                let (distinct, nulls) = (function.is_distinct(), function.ignore_nulls());
-                let given = function.expressions();
-                let kind = field.data_type();
-                format!("{name} {kind:?} {distinct} {nulls} {given:?} {arguments:?} {order:?} {filter:?}")
-            };
-            let aggregates: Vec<String> = aggregates.iter().map(told).collect();
-            format!("reduce {} {keys} {aggregates:?} {retention:?}", input.id.0)
+            format!("reduce {} {keys} {:?} {retention:?}", input.id.0, told(aggregates))
+        }
+        Op::Hop { input, slide_ms, size_ms } => format!("hop {} {slide_ms} {size_ms}", input.id.0),
+        Op::Journeys { input, what, rules, retention } => {
+            format!("journeys {} {what:?} {rules:?} {retention:?}", input.id.0)
+        }
+        Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
+            format!("sessions {} {keys} {gap_ms} {:?} {retention:?}", input.id.0, told(aggregates))
         }
         Op::TopK { input, partition, order, skip, fetch } => {
             format!("top {} {partition:?} {order:?} {skip} {fetch}", input.id.0)

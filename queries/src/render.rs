@@ -9,12 +9,16 @@ mod evaluate;
 mod fault;
 mod group;
 mod history;
+mod hop;
 mod join;
+mod journeys;
 mod lookup;
 mod map;
 mod outputs;
 mod reduce;
 mod reduce_events;
+mod session_events;
+mod sessions;
 mod temporal;
 mod top;
 mod usage;
@@ -118,6 +122,13 @@ impl<'s> Builder<'s> {
                 let keyed = self.keyed_in_order(input, partition, order)?;
                 self.group(keyed, "Window", windows)
             }
+            Op::Hop { input, slide_ms, size_ms } => {
+                return self.hop(node, input, hop::Hop { slide_ms: *slide_ms, size_ms: *size_ms });
+            }
+            Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
+                self.sessions(input, *keys, *gap_ms, aggregates, *retention)?
+            }
+            Op::Journeys { input, what, rules, retention } => self.journeys(node, input, *what, *rules, *retention)?,
             Op::Union(inputs) => return self.union(inputs),
             Op::Temporal { input, bounds } => {
                 let table = self.table(input)?;

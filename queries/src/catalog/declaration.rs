@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    CreateTableOptions, CreateView, Expr, ObjectName, SqlOption, Statement as Sql, Value, visit_relations,
+    CreateTableOptions, CreateView, Expr, ObjectName, SqlOption, Statement as Sql, TableFactor, Value, Visit, Visitor,
+    visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
@@ -98,6 +99,12 @@ fn read(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
         uses.push(relation.to_string().replace('"', ""));
         ControlFlow::<()>::Continue(())
     });
+    // Functions that give tables are called as these are named, and are none of them.
+    let mut called = Calls::default();
+    let _ = view.query.visit(&mut called);
+    for name in called.0 {
+        uses.iter().position(|used| *used == name).into_iter().for_each(|at| drop(uses.swap_remove(at)));
+    }
     let mut declaration = Declaration {
         name,
         materialized: view.materialized,
@@ -126,6 +133,21 @@ fn read(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
             .hint("CREATE MATERIALIZED VIEW"));
     }
     Ok(declaration)
+}
+
+/// Names of functions that give tables.
+#[derive(Default)]
+struct Calls(Vec<String>);
+
+impl Visitor for Calls {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args: Some(_), .. } = factor {
+            self.0.push(name.to_string().replace('"', ""));
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 fn valid_name(name: &ObjectName) -> Result<String, Refusal> {

@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use operators::error::Refusal;
 
 /// What messages say before the name that is wrong.
-const BEFORE: [&str; 8] = [
+const BEFORE: [&str; 10] = [
     "there is no table ",
     "there is no column ",
     "there is no sink ",
@@ -16,9 +16,11 @@ const BEFORE: [&str; 8] = [
     "several tables have a column ",
     "two columns are called ",
     "Invalid function '",
+    "there is no parameter ",
+    "the value of parameter ",
 ];
 /// Words of messages, and the word of SQL that they are about, if it stands in the text once.
-const ABOUT: [(&str, &str); 12] = [
+const ABOUT: [(&str, &str); 21] = [
     ("WITH RECURSIVE", "recursive"),
     ("LIMIT", "limit"),
     ("OFFSET", "offset"),
@@ -26,6 +28,15 @@ const ABOUT: [(&str, &str); 12] = [
     ("now()", "now"),
     ("windows over events", "date_bin"),
     ("windows over events", "date_trunc"),
+    ("windows over events", "hop"),
+    ("hop()", "hop"),
+    ("session()", "session"),
+    ("sessions over events", "session"),
+    ("stops()", "stops"),
+    ("trips()", "trips"),
+    ("silence()", "silence"),
+    ("stops and trips", "stops"),
+    ("stops and trips", "trips"),
     ("number of groups", "by"),
     ("group by ids", "distinct"),
     ("join", "join"),

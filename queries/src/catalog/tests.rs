@@ -262,3 +262,143 @@ fn state_says_what_joins_with_tables_keep() {
     let corrected = told(with_vehicles("correct_for = '1 day'", rest).unwrap());
     assert!(corrected.contains("rows of telemetry that met none of them, for 1 day"), "{corrected}");
 }
+
+#[test]
+fn hops_and_sessions_are_refused_with_a_place_and_a_way_out() {
+    let file =
+        |text: &str| File { name: "p.sql".into(), text: format!("CREATE MATERIALIZED VIEW p AS\nSELECT {text}") };
+    for (text, told) in [
+        (
+            "device_id, hop(ts, interval '1 second', interval '1 hour') AS w, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unsupported: hop() with a slide of 1 second and a size of 1 hour puts each row into 3600 windows, and \
+             at most 1000 are taken; write a longer slide",
+        ),
+        (
+            "device_id, hop(ts, interval '1 hour', interval '1 minute') AS w, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unsupported: hop() with a slide of 1 hour and a size of 1 minute: rows between two windows would be in \
+             none; write the shorter first",
+        ),
+        (
+            "device_id, hop(ts, interval '1 month', interval '1 year') AS w, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unsupported: hop() takes its slide as a length that stands in the text",
+        ),
+        (
+            "device_id FROM telemetry WHERE hop(ts, interval '1 minute', interval '1 hour') > ts",
+            "p.sql:2:39: sql_unsupported: hop() gives several windows of a row: it can stand in GROUP BY and in SELECT only",
+        ),
+        (
+            "device_id, hop(ts, interval '1 minute', interval '1 hour') AS w, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unbounded: windows over events are kept for ever without a retention",
+        ),
+        (
+            "device_id, session(ts, interval '30 minutes') AS s, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unbounded: sessions over events are kept for ever without a retention",
+        ),
+        (
+            "device_id, session(ts, interval '30 minutes') AS s FROM telemetry",
+            "p.sql:2:19: sql_unsupported: session() depends on the other rows of its group: it can stand in GROUP BY only",
+        ),
+        (
+            "device_id, date_trunc('day', session(ts, interval '1 minute')) AS s, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:37: sql_unsupported: session() stands alone in GROUP BY, and once",
+        ),
+        (
+            "device_id, session(ts, interval '0 seconds') AS s, count(*) AS n FROM telemetry GROUP BY 1, 2",
+            "p.sql:2:19: sql_unsupported: session() takes its gap as a length that stands in the text",
+        ),
+        (
+            "device_id, count(*) AS n FROM telemetry GROUP BY ROLLUP(device_id, session(ts, interval '1 minute'))",
+            "p.sql:2:75: sql_unsupported: session() depends on the other rows of its group: it can stand in GROUP BY only",
+        ),
+    ] {
+        let problems = Catalog::of_the_main_job().load(&[file(text)]);
+        let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(found.len() == 1 && found[0].starts_with(told), "{text}\nfound {found:?}\nwanted {told}");
+    }
+}
+
+#[test]
+fn sessions_of_events_keep_their_aggregates() {
+    let catalog = Catalog::of_the_main_job();
+    let view = view(
+        &catalog,
+        "CREATE MATERIALIZED VIEW p WITH (retention = '7 days') AS SELECT device_id, session(ts, interval '30 minutes') AS \
+         started, count(*) AS n, max(ts) AS ended FROM telemetry GROUP BY 1, 2",
+    );
+    let why = refused(
+        "CREATE MATERIALIZED VIEW p WITH (retention = '7 days') AS SELECT device_id, count(DISTINCT seq) AS n FROM telemetry GROUP \
+         BY device_id, session(ts, interval '30 minutes')",
+    );
+    assert!(why.code == "sql_unbounded" && why.message.contains("count, sum, avg, min or max"), "{why}");
+    let kept: Vec<String> =
+        catalog.state(&view).into_iter().map(|kept| format!("{}: {}", kept.operator, kept.grows)).collect();
+    assert_eq!(kept, ["Sessions: a group for each device_id and session, until 7 days and 30 minutes after its end"]);
+}
+
+#[test]
+fn parameters_of_table_functions_are_refused_with_a_place_and_a_way_out() {
+    for (text, told) in [
+        (
+            "stops(speed_kh => 5)",
+            "p.sql:2:21: sql_unsupported: there is no parameter speed_kh of stops(); did you mean speed_kmh? it takes speed_kmh, \
+             radius_m, lasting",
+        ),
+        (
+            "trips(radius_m => 'far')",
+            "p.sql:2:21: sql_unsupported: the value of parameter radius_m is a number greater than 0",
+        ),
+        (
+            "trips(speed_kmh => 0)",
+            "p.sql:2:21: sql_unsupported: the value of parameter speed_kmh is a number greater than 0",
+        ),
+        (
+            "stops(lasting => 5)",
+            "p.sql:2:21: sql_unsupported: the value of parameter lasting is a length of whole milliseconds that stands in the \
+             text, such as interval '5 minutes'",
+        ),
+        ("stops(5)", "p.sql:2:15: sql_unsupported: stops() takes its parameters by name, as in stops(speed_kmh => 5"),
+        ("stops()", "p.sql:2:15: sql_unbounded: stops and trips are kept for ever without a retention"),
+        (
+            "stops(lasting => interval '1 minute', lasting => interval '2 minutes')",
+            "p.sql:2:15: sql_unsupported: stops() has its parameter lasting twice; leave one out",
+        ),
+        (
+            "silence(after => interval '2 minutes')",
+            "p.sql:2:23: sql_unsupported: there is no parameter after of silence(); it takes lasting",
+        ),
+        (
+            "silence(1)",
+            "p.sql:2:15: sql_unsupported: silence() takes its parameters by name, as in silence(lasting => ",
+        ),
+        ("halts()", "p.sql"),
+    ] {
+        let text = format!("CREATE MATERIALIZED VIEW p AS\nSELECT * FROM {text}");
+        let problems = Catalog::of_the_main_job().load(&[File { name: "p.sql".into(), text }]);
+        let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(found.len() == 1 && found[0].starts_with(told), "found {found:?}\nwanted {told}");
+    }
+}
+
+#[test]
+fn a_stream_may_have_the_name_of_a_table_function() {
+    let mut catalog = Catalog::of_the_main_job();
+    let stops = view(
+        &catalog,
+        "CREATE MATERIALIZED VIEW stops WITH (key = 'vehicle_id, started_at', retention = '2 hours') AS SELECT * FROM \
+         stops(radius_m => 50.5) AS s WHERE fixes > 2",
+    );
+    assert_eq!(stops.node.reads(), ["telemetry_enriched"]);
+    let kept: Vec<String> =
+        catalog.state(&stops).into_iter().map(|kept| format!("{}: {}", kept.operator, kept.grows)).collect();
+    assert_eq!(
+        kept,
+        [
+            "Journeys: positions of the last 2 hours and the stops of the last 2 hours for each vehicle_id; of older ones a sum"
+        ]
+    );
+    catalog.add(stops).unwrap();
+    let read = view(&catalog, "CREATE MATERIALIZED VIEW long_stops AS SELECT * FROM stops WHERE fixes > 100");
+    assert_eq!(read.node.reads(), ["stops"]);
+    catalog.add(read).unwrap();
+    assert_eq!(catalog.dependants("stops"), ["long_stops"]);
+}

@@ -14,7 +14,7 @@ use super::meet::{self, Meets, Times};
 use super::{Expression, Join, Kind, Node, Op, Retention, types};
 
 /// Functions that put times into windows.
-const WINDOWS: [&str; 3] = ["date_bin", "date_trunc", "hop"];
+const WINDOWS: [&str; 2] = ["date_bin", "date_trunc"];
 
 /// What of a column is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,29 +81,35 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Vec<String>) -> R
             let input = first.expect("a reduction has an input");
             columns[..*keys].copy_from_slice(&input.columns[..*keys]);
             if input.grows {
-                retention = ends(&input.columns[..*keys], said.retention)?;
+                let append_only = input.node.append_only;
+                retention = ends(&input.columns[..*keys], aggregates, append_only, said.retention)?;
                 grows = false;
-                if retention.is_none()
-                    && aggregates.iter().any(|aggregate| keeps_rows(aggregate, input.node.append_only))
-                {
-                    return Err(refused(
-                        "unbounded: this aggregate keeps its values (count distinct, array_agg and the like) of all events; \
-                         group by a window with a retention as well",
-                    ));
-                }
             }
+        }
+        Op::Hop { .. } => {
+            let input = &first.expect("hops have an input").columns;
+            columns.copy_from_slice(input);
+            columns[width - 1] = Known::Window;
+        }
+        Op::Sessions { keys, aggregates, .. } => {
+            let input = first.expect("sessions have an input");
+            columns[..*keys].copy_from_slice(&input.columns[..*keys]);
+            columns[*keys] = Known::Window;
+            if input.grows {
+                retention = Some(session_ends(&input.node, *keys, aggregates, said.retention)?);
+                grows = false;
+            }
+        }
+        Op::Journeys { .. } => {
+            columns[0] = Known::Entity;
+            retention = Some(journeys_end(said.retention)?);
+            grows = false;
         }
         Op::TopK { partition, .. } => {
             let input = first.expect("a top has an input");
             columns = input.columns.clone();
             if input.grows {
-                let by: Vec<Known> = partition.iter().map(|by| column(by, &input.columns)).collect();
-                if by.iter().any(|column| !matches!(column, Known::Entity | Known::Few)) {
-                    return Err(refused(
-                        "unbounded: the first rows of each group are kept for ever, and nothing bounds the groups; partition \
-                         by ids, or bound the events in time by `WHERE ts > now() - interval '1 hour'`",
-                    ));
-                }
+                few_groups(partition, &input.columns)?;
                 refuse_corrected(&input.node)?;
                 grows = false;
             }
@@ -187,7 +193,12 @@ fn column(expression: &Expression, input: &[Known]) -> Known {
 }
 
 /// When the groups of these keys end.
-fn ends(keys: &[Known], retention_ms: Option<i64>) -> Result<Option<Retention>> {
+fn ends(
+    keys: &[Known],
+    aggregates: &[super::Aggregate],
+    append_only: bool,
+    retention_ms: Option<i64>,
+) -> Result<Option<Retention>> {
     let window = keys.iter().position(|key| *key == Known::Window);
     if let (Some(key), Some(ms)) = (window, retention_ms) {
         return Ok(Some(Retention { key, ms }));
@@ -203,7 +214,61 @@ fn ends(keys: &[Known], retention_ms: Option<i64>) -> Result<Option<Retention>> 
              '5 minutes', ts) with a retention, or bound the events in time by `WHERE ts > now() - interval '1 hour'`",
         ));
     }
+    if aggregates.iter().any(|aggregate| keeps_rows(aggregate, append_only)) {
+        return Err(refused(
+            "unbounded: this aggregate keeps its values (count distinct, array_agg and the like) of all events; group by a \
+             window with a retention as well",
+        ));
+    }
     Ok(None)
+}
+
+/// Groups of which the first rows are kept have to be few.
+fn few_groups(partition: &[Expression], columns: &[Known]) -> Result<()> {
+    let known = |by: &Expression| matches!(column(by, columns), Known::Entity | Known::Few);
+    if partition.iter().all(known) {
+        return Ok(());
+    }
+    Err(refused(
+        "unbounded: the first rows of each group are kept for ever, and nothing bounds the groups; partition by ids, or \
+         bound the events in time by `WHERE ts > now() - interval '1 hour'`",
+    ))
+}
+
+/// When stops and trips leave.
+fn journeys_end(retention_ms: Option<i64>) -> Result<Retention> {
+    let ms = retention_ms.ok_or_else(|| {
+        refused(
+            "unbounded: stops and trips are kept for ever without a retention, which also says how late a position may be; \
+             add WITH (retention = '12 hours')",
+        )
+    });
+    Ok(Retention { key: 0, ms: ms? })
+}
+
+/// When sessions end whose rows are of this kind.
+fn session_ends(
+    input: &Node,
+    keys: usize,
+    aggregates: &[super::Aggregate],
+    retention_ms: Option<i64>,
+) -> Result<Retention> {
+    match (input.kind, retention_ms) {
+        (Kind::Events, Some(_)) if aggregates.iter().any(|aggregate| keeps_rows(aggregate, input.append_only)) => {
+            Err(refused(
+                "unbounded: sessions over events may go on for ever, and this aggregate keeps its values (count distinct, \
+                 array_agg and the like); take count, sum, avg, min or max, or group by date_bin",
+            ))
+        }
+        (Kind::Events, Some(ms)) => Ok(Retention { key: keys, ms }),
+        (Kind::Events, None) => Err(refused(
+            "unbounded: sessions over events are kept for ever without a retention; add WITH (retention = '7 days')",
+        )),
+        (Kind::Table, _) => Err(refused(
+            "unbounded: sessions over events together with rows of a table would keep every event; bound the events in time \
+             first, as in `WHERE arrived_at > now() - interval '1 day'`",
+        )),
+    }
 }
 
 /// Whether the aggregate keeps values of its rows: the largest of rows that may leave is known by all of them.
@@ -233,6 +298,14 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
         Op::Reduce { keys, aggregates, retention: before, .. } => {
             let retention = retention.or(*before);
             Op::Reduce { input: next(), keys: *keys, aggregates: aggregates.clone(), retention }
+        }
+        Op::Hop { slide_ms, size_ms, .. } => Op::Hop { input: next(), slide_ms: *slide_ms, size_ms: *size_ms },
+        Op::Sessions { keys, gap_ms, aggregates, retention: before, .. } => {
+            let (aggregates, retention) = (aggregates.clone(), retention.or(*before));
+            Op::Sessions { input: next(), keys: *keys, gap_ms: *gap_ms, aggregates, retention }
+        }
+        Op::Journeys { what, rules, retention: before, .. } => {
+            Op::Journeys { input: next(), what: *what, rules: *rules, retention: retention.or(*before) }
         }
         Op::TopK { partition, order, skip, fetch, .. } => {
             let (partition, order) = (partition.clone(), order.clone());

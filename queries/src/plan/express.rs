@@ -15,6 +15,9 @@ use datafusion::logical_expr::{Expr, SortExpr};
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::{CastExpr, Column as Place};
 
+use super::hop::{HOP, calls};
+use super::lower::refused;
+use super::sessions::SESSION;
 use super::{Expression, Node};
 
 /// Expressions over the columns of one node.
@@ -56,6 +59,12 @@ impl<'a> Scope<'a> {
             | Expr::SetComparison(_) => Err(DataFusionError::NotImplemented(format!(
                 "this subquery cannot be turned into a join: {expr}; write the join yourself"
             ))),
+            _ if calls(&expr, HOP) => Err(refused(
+                "hop() gives several windows of a row: it can stand in GROUP BY and in SELECT only, and in no grouping sets",
+            )),
+            _ if calls(&expr, SESSION) => Err(refused(
+                "session() depends on the other rows of its group: it can stand in GROUP BY only, and in no grouping sets",
+            )),
             _ => Ok(Transformed::no(expr)),
         };
         Ok(expr.clone().transform_down(place)?.data)

@@ -18,7 +18,9 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
 use super::express::{Scope, place, places};
-use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, push, temporal, types, window};
+use super::hop::{Fanned, fanned};
+use super::journeys::Called;
+use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, journeys, push, temporal, types, window};
 
 /// The operators of a plan over these inputs.
 ///
@@ -56,14 +58,20 @@ pub(super) fn refused(why: &str) -> DataFusionError {
 }
 
 fn get(scan: &TableScan, inputs: &Inputs) -> Result<Arc<Node>> {
-    let name = scan.table_name.table();
-    let (schema, kind) = inputs.names.get(name).ok_or_else(|| refused(&format!("{name} is not in the catalog")))?;
-    let node = Node::new(Op::Get(name.to_owned()), &types(schema), *kind, *kind == Kind::Events, None);
-    let all = DFSchema::try_from_qualified_schema(scan.table_name.clone(), schema)?;
+    let node = match scan.source.downcast_ref::<Called>() {
+        Some(called) => journeys::node(called, inputs)?,
+        None => named(scan.table_name.table(), inputs)?,
+    };
+    let all = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?;
     let filter = conjunction(scan.filters.clone());
     let filter = filter.map(|filter| Scope::new(&all, &node)?.express(&filter)).transpose()?;
     let Some(projection) = &scan.projection else { return map(node, filter, None) };
     map(node, filter, Some(projection.iter().map(|index| place(*index)).collect()))
+}
+
+fn named(name: &str, inputs: &Inputs) -> Result<Arc<Node>> {
+    let (schema, kind) = inputs.names.get(name).ok_or_else(|| refused(&format!("{name} is not in the catalog")))?;
+    Ok(Node::new(Op::Get(name.to_owned()), &types(schema), *kind, *kind == Kind::Events, None))
 }
 
 /// Filter and project in one, and in one with a filter below. Without a projection the columns stay as they are.
@@ -127,8 +135,9 @@ fn project(projection: &Projection, inputs: &Inputs) -> Result<Arc<Node>> {
 
 /// The projection over a node that computes its input.
 fn project_over(input: Arc<Node>, projection: &Projection) -> Result<Arc<Node>> {
-    let scope = Scope::new(projection.input.schema(), &input)?;
-    let columns = projection.expr.iter().zip(projection.schema.fields());
+    let Fanned { node: input, names, exprs } = fanned(input, projection.input.schema(), &projection.expr)?;
+    let scope = Scope::new(&names, &input)?;
+    let columns = exprs.iter().zip(projection.schema.fields());
     let columns = columns.map(|(expr, field)| {
         temporal::refuse_now(expr)?;
         scope.express_as(expr, field.data_type())

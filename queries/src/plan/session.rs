@@ -73,7 +73,7 @@ pub fn now_type() -> DataType {
 }
 
 /// `now()` as a name that is looked up when the plan is lowered, not a value of the time of planning.
-fn now() -> ScalarUDF {
+pub(super) fn now() -> ScalarUDF {
     let never = |_: &[ColumnarValue]| -> Result<ColumnarValue> {
         Err(DataFusionError::Execution("now() has a value only where it bounds rows".into()))
     };
@@ -109,12 +109,17 @@ pub fn session(inputs: &Inputs) -> Result<SessionContext> {
         .with_information_schema(false)
         .set_bool("datafusion.execution.enable_recursive_ctes", false)
         .set_bool("datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery", false);
-    let state =
-        SessionStateBuilder::new_with_default_features().with_config(config).with_optimizer_rules(rules()).build();
+    let state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_optimizer_rules(rules())
+        .with_relation_planners(vec![Arc::new(super::call::Planner { inputs: inputs.clone() })])
+        .build();
     let context = SessionContext::new_with_state(state);
     forbid(&context, &FORBIDDEN);
     forbid(&context, &LARGE);
     context.register_udf(now());
+    context.register_udf(super::hop::function());
+    context.register_udf(super::sessions::function());
     crate::functions::functions().into_iter().for_each(|function| context.register_udf(function));
     for (name, (schema, _)) in &inputs.names {
         context.register_table(name.as_str(), Arc::new(EmptyTable::new(schema.clone())))?;

@@ -39,7 +39,13 @@ pub fn shareable(node: &Arc<Node>) -> Vec<(Id, Arc<Node>)> {
         see.extend(node.inputs().into_iter().cloned());
         let keeps = matches!(
             node.op,
-            Op::Join(_) | Op::Reduce { .. } | Op::TopK { .. } | Op::Window { .. } | Op::Temporal { .. }
+            Op::Join(_)
+                | Op::Reduce { .. }
+                | Op::Sessions { .. }
+                | Op::Journeys { .. }
+                | Op::TopK { .. }
+                | Op::Window { .. }
+                | Op::Temporal { .. }
         );
         // Corrected events are final after a time, and not taken back: as a stream of its own it would hold them for ever.
         let corrected = matches!(&node.op, Op::Join(join) if matches!(join.meets, Meets::Corrected { .. }));

@@ -44,7 +44,7 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
         if by.is_empty() { String::new() } else { format!(" for each {}", by.join(", ")) }
     };
     match &node.op {
-        Op::Get(_) | Op::Constant(_) | Op::Map { .. } | Op::Union(_) => None,
+        Op::Get(_) | Op::Constant(_) | Op::Map { .. } | Op::Hop { .. } | Op::Union(_) => None,
         Op::Join(join) if node.kind == Kind::Events => Some(met(join, names)),
         Op::Join(join) if !matches!(join.meets, Meets::Now) => Some(met(join, names)),
         Op::Join(join) => Some(("Join", sides(join, names))),
@@ -52,6 +52,23 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
             let below = columns(input, names);
             let groups = groups(&below[..*keys], aggregates.is_empty(), *retention);
             Some(("Reduce", format!("{groups}{}", values(aggregates, &below[*keys..], input.append_only))))
+        }
+        Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
+            let below = columns(input, names);
+            let by = if *keys == 0 { String::new() } else { format!("{} and ", below[..*keys].join(", ")) };
+            let until = retention.map(|one| {
+                let (retention, gap) = (spoken(one.ms), spoken(*gap_ms));
+                format!(", until {retention} and {gap} after its end")
+            });
+            let values = values(aggregates, &below[*keys..], input.append_only);
+            let also =
+                if retention.is_none() { format!("{} by time, and ", rows(input, names)) } else { String::new() };
+            Some(("Sessions", format!("{also}a group for each {by}session{}{values}", until.unwrap_or_default())))
+        }
+        Op::Journeys { what, retention, .. } => {
+            let last = retention.map(|one| format!(" of the last {}", spoken(one.ms))).unwrap_or_default();
+            let name = what.name();
+            Some(("Journeys", format!("positions{last} and the {name}{last} for each vehicle_id; of older ones a sum")))
         }
         Op::TopK { input, partition, skip, fetch, .. } => {
             let each = each(partition, &columns(input, names));
@@ -150,6 +167,9 @@ fn rows(node: &Node, names: Names<'_>) -> String {
             None => rows(input, names),
         },
         Op::Reduce { input, keys, .. } => format!("groups by {}", columns(input, names)[..*keys].join(", ")),
+        Op::Sessions { input, keys, .. } => format!("sessions by {}", columns(input, names)[..*keys].join(", ")),
+        Op::Journeys { what, .. } => what.name().to_owned(),
+        Op::Hop { input, .. } => format!("{} in each window", rows(input, names)),
         Op::TopK { .. } => format!("first rows of {}", node.reads().join(", ")),
         Op::Temporal { input, .. } => rows(input, names),
         Op::Join(_) | Op::Window { .. } | Op::Union(_) => format!("rows of {}", node.reads().join(" with ")),

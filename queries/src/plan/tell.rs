@@ -44,6 +44,19 @@ pub fn columns(node: &Node, names: Names<'_>) -> Vec<String> {
             let told = aggregates.iter().map(|one| aggregate(one, &below[*keys..]));
             below[..*keys].iter().cloned().chain(told).collect()
         }
+        Op::Hop { input, slide_ms, size_ms } => {
+            let mut below = columns(input, names);
+            let time = below.pop().unwrap_or_default();
+            below.push(format!("hop({time}, {}, {})", written(*slide_ms), written(*size_ms)));
+            below
+        }
+        Op::Sessions { input, keys, gap_ms, aggregates, .. } => {
+            let below = columns(input, names);
+            let start = format!("session({}, {})", below[*keys], written(*gap_ms));
+            let told = aggregates.iter().map(|one| aggregate(one, &below[*keys..]));
+            below[..*keys].iter().cloned().chain([start]).chain(told).collect()
+        }
+        Op::Journeys { what, .. } => what.names(),
         Op::TopK { input, .. } | Op::Temporal { input, .. } => columns(input, names),
         Op::Window { input, functions, .. } => {
             let mut below = columns(input, names);
@@ -81,7 +94,7 @@ fn constant(value: &ScalarValue) -> Option<String> {
         }
         ScalarValue::IntervalMonthDayNano(Some(length)) if length.months == 0 => {
             let ms = i64::from(length.days) * 86_400_000 + length.nanoseconds / 1_000_000;
-            Some(format!("interval '{}'", spoken(ms)))
+            Some(written(ms))
         }
         _ => None,
     }
@@ -115,6 +128,11 @@ pub(super) fn bound(bound: &Bound, columns: &[String]) -> String {
         (false, true) => ">=",
     };
     format!("now() {sign} {}", text(&bound.at, columns))
+}
+
+/// Milliseconds as they are written in SQL.
+fn written(ms: i64) -> String {
+    format!("interval '{}'", spoken(ms))
 }
 
 /// Milliseconds as people say them.
@@ -187,6 +205,26 @@ fn told(node: &Node, names: Names<'_>) -> (&'static str, String) {
             parts.extend(aggregates.iter().map(|one| aggregate(one, &below[*keys..])));
             parts.extend(retention.map(|retention| kept(retention, &below)));
             ("Reduce", parts.join(" | "))
+        }
+        Op::Journeys { what, rules, retention, .. } => {
+            let lasting = written(rules.lasting_ms);
+            let call = format!(
+                "{}(speed_kmh => {}, radius_m => {}, lasting => {lasting})",
+                what.name(),
+                rules.speed_kmh,
+                rules.radius_m
+            );
+            let until = retention.map(|retention| format!(" | until {} after the end", spoken(retention.ms)));
+            ("Journeys", format!("{call}{}", until.unwrap_or_default()))
+        }
+        Op::Hop { .. } => ("Hop", columns(node, names).pop().unwrap_or_default()),
+        Op::Sessions { keys, aggregates, retention, .. } => {
+            let all = columns(node, names);
+            let mut parts = vec![format!("by {}", all[..=*keys].join(", "))];
+            parts.extend(all[*keys + 1..].iter().take(aggregates.len()).cloned());
+            parts
+                .extend(retention.map(|retention| format!("until {} after the end and the gap", spoken(retention.ms))));
+            ("Sessions", parts.join(" | "))
         }
         Op::TopK { partition, order, skip, fetch, .. } => {
             let below = below();

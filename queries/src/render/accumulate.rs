@@ -41,6 +41,16 @@ pub enum Way {
     All,
 }
 
+impl Way {
+    /// Whether a value stands in the place of the best so far.
+    fn is_better(self, new: &Row, best: Option<&Row>) -> bool {
+        match self {
+            Way::Least { .. } => best.is_none_or(|best| new < best),
+            _ => best.is_none_or(|best| new > best),
+        }
+    }
+}
+
 /// One aggregate of a GROUP BY.
 pub struct Kept {
     aggregate: Aggregate,
@@ -85,6 +95,32 @@ impl Kept {
             Way::Float | Way::Average => State::Exact { rows: 0, sum: Box::default() },
             Way::Least { only_come: true } | Way::Greatest { only_come: true } => State::Best(None),
             _ => State::Values(BTreeMap::new()),
+        }
+    }
+
+    /// Adds what another state of this aggregate has.
+    pub fn merge(&self, state: &mut State, mut other: State) {
+        if let (State::Values(mine), State::Values(theirs)) = (&mut *state, &mut other)
+            && mine.len() < theirs.len()
+        {
+            std::mem::swap(mine, theirs);
+        }
+        match (state, other) {
+            (State::Number { rows, sum }, State::Number { rows: more, sum: with }) => {
+                *rows += more;
+                *sum += with;
+            }
+            (State::Exact { rows, sum }, State::Exact { rows: more, sum: with }) => {
+                *rows += more;
+                sum.merge(&with);
+            }
+            (State::Best(best), State::Best(Some(new))) if self.way.is_better(&new, best.as_ref()) => *best = Some(new),
+            (State::Values(values), State::Values(more)) => {
+                more.into_iter().for_each(|(row, times)| {
+                    count(values, row, times);
+                });
+            }
+            _ => {}
         }
     }
 
@@ -239,11 +275,7 @@ impl Taken {
             }
             State::Best(best) => {
                 let new = &self.rows[row];
-                let better = match self.way {
-                    Way::Least { .. } => best.as_ref().is_none_or(|best| new < best),
-                    _ => best.as_ref().is_none_or(|best| new > best),
-                };
-                if better {
+                if self.way.is_better(new, best.as_ref()) {
                     more = Size::of(new) + best.as_ref().map_or(Size::default(), |old| -Size::of(old));
                     *best = Some(new.clone());
                 }

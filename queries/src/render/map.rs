@@ -126,7 +126,7 @@ pub fn insertions<'s>(events: Stream<'s, Tick, Batch>, codec: Codec) -> Table<'s
 type Worked<D> = Result<(Vec<(u32, D)>, Vec<(u32, String)>)>;
 
 /// Works on the rows of each container at once. `row_of` tells the row of what comes in, `codec` its columns.
-fn each<'s, I: Clone + 'static, D: Clone + 'static>(
+pub(super) fn each<'s, I: Clone + 'static, D: Clone + 'static>(
     input: VecCollection<'s, Tick, I, Diff>,
     name: &'static str,
     row_of: impl Fn(&I) -> &Row + 'static,
@@ -153,7 +153,7 @@ fn each<'s, I: Clone + 'static, D: Clone + 'static>(
 }
 
 /// A row that is itself.
-fn itself(row: &Row) -> &Row {
+pub(super) fn itself(row: &Row) -> &Row {
     row
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use datafusion::error::Result;
@@ -15,7 +15,7 @@ use operators::time::Tick;
 
 use super::accumulate::{Kept, State, Taken};
 use super::group::{Groups, Out};
-use super::reduce_events::reduce_events;
+use super::reduce_events::{Absorb, reduce_events};
 use super::usage::Size;
 use super::{Builder, Fault, Rendered, Table, map};
 use crate::plan::{Aggregate, Node, Retention, canonical, types};
@@ -29,18 +29,12 @@ impl<'s> Builder<'s> {
         retention: Option<Retention>,
     ) -> Result<Table<'s>> {
         let kinds = types(&input.schema).split_off(keys);
-        let kept = aggregates.iter().map(|aggregate| Kept::new(aggregate, &kinds, input.append_only));
-        let reduce = Reduce {
-            values: Codec::new(canonical(&kinds))?,
-            kept: kept.collect::<Result<Vec<_>>>()?,
-            global: keys == 0 && !aggregates.is_empty(),
-            groups: HashMap::default(),
-            size: Size::default(),
-            ends: retention.map(|retention| Ends::new(input, keys, retention)).transpose()?,
-        };
+        let mut reduce = Reduce::new(&kinds, aggregates, input.append_only)?;
+        reduce.global = keys == 0 && !aggregates.is_empty();
+        reduce.ends = retention.map(|retention| Ends::new(input, keys, retention)).transpose()?;
         if let Rendered::Events(events) = self.render(input)? {
             let codec = Codec::new(canonical(&types(&input.schema)[..keys]))?;
-            let (table, faults) = reduce_events(events, codec, reduce, self.usage.gauge("Reduce"));
+            let (table, faults) = reduce_events(events, "ReduceEvents", codec, reduce, self.usage.gauge("Reduce"));
             self.faults.push(faults);
             return Ok(table);
         }
@@ -53,7 +47,7 @@ impl<'s> Builder<'s> {
 
 pub(super) struct Reduce {
     values: Codec,
-    pub(super) kept: Vec<Kept>,
+    kept: Vec<Kept>,
     /// Without keys there is one group, also when there are no rows.
     global: bool,
     groups: HashMap<Row, Group, foldhash::fast::FixedState>,
@@ -120,7 +114,7 @@ impl Groups for Reduce {
             let group = empty(&self.kept, &key);
             self.size += group.size;
             self.groups.insert(key.clone(), group);
-            self.put_out(&[key], out);
+            self.put_out_all(&[key], out);
         }
     }
 
@@ -129,7 +123,7 @@ impl Groups for Reduce {
     }
 
     fn change(&mut self, tick: Tick, changes: &[((Row, Row), Diff)], out: &mut Out) {
-        self.end(tick, out);
+        self.leave(tick, out);
         if changes.is_empty() {
             return;
         }
@@ -137,9 +131,51 @@ impl Groups for Reduce {
         let taken: Vec<_> = self.kept.iter().map(|kept| kept.take(&batch).expect("columns of the plan")).collect();
         let mut dirty = Vec::new();
         for (at, ((key, _), diff)) in changes.iter().enumerate() {
-            self.absorb(tick, key.bytes(), &taken, at, *diff, &mut dirty, out);
+            self.row(tick, key.bytes(), &taken, at, *diff, &mut dirty, out);
         }
-        self.put_out(&dirty, out);
+        self.put_out_all(&dirty, out);
+    }
+
+    fn size(&self) -> Size {
+        self.size
+    }
+}
+
+impl Absorb for Reduce {
+    type Columns = Vec<Taken>;
+
+    fn columns(&self, values: &RecordBatch) -> Result<(Vec<Taken>, Size)> {
+        let taken = self.kept.iter().map(|kept| kept.take(values)).collect::<Result<Vec<_>>>()?;
+        let size = taken.iter().fold(Size::default(), |sum, taken| sum + taken.size());
+        Ok((taken, size))
+    }
+
+    fn start(&mut self, out: &mut Out) {
+        Groups::start(self, out);
+    }
+
+    fn due(&self) -> Option<Tick> {
+        Groups::due(self)
+    }
+
+    fn end(&mut self, tick: Tick, out: &mut Out) {
+        self.leave(tick, out);
+    }
+
+    fn absorb(
+        &mut self,
+        tick: Tick,
+        key: &[u8],
+        taken: &Self::Columns,
+        at: usize,
+        dirty: &mut Vec<Row>,
+        out: &mut Out,
+    ) {
+        self.row(tick, key, taken, at, 1, dirty, out);
+    }
+
+    fn put_out(&mut self, _: Tick, dirty: &[Row], out: &mut Out) {
+        self.put_out_all(dirty, out);
     }
 
     fn size(&self) -> Size {
@@ -154,14 +190,27 @@ fn empty(kept: &[Kept], key: &Row) -> Group {
     Group { rows: 0, states, dirty: false, out: None, fault: None, size }
 }
 
-fn size_of_out(out: Option<&Row>) -> Size {
+pub(super) fn size_of_out(out: Option<&Row>) -> Size {
     out.map_or(Size::default(), |row| Size::bytes(Size::of(row).bytes))
 }
 
 impl Reduce {
+    /// Groups that are there while they have rows. `values` are the columns after the keys.
+    pub(super) fn new(values: &[DataType], aggregates: &[Aggregate], append_only: bool) -> Result<Self> {
+        let kept = aggregates.iter().map(|aggregate| Kept::new(aggregate, values, append_only));
+        Ok(Self {
+            values: Codec::new(canonical(values))?,
+            kept: kept.collect::<Result<Vec<_>>>()?,
+            global: false,
+            groups: HashMap::default(),
+            size: Size::default(),
+            ends: None,
+        })
+    }
+
     /// A row of a group comes or goes.
     #[expect(clippy::too_many_arguments, reason = "the innermost step of two loops, which have all of it at hand")]
-    pub(super) fn absorb(
+    fn row(
         &mut self,
         tick: Tick,
         key: &[u8],
@@ -192,7 +241,7 @@ impl Reduce {
     }
 
     /// Groups whose time is over leave.
-    pub(super) fn end(&mut self, tick: Tick, out: &mut Out) {
+    fn leave(&mut self, tick: Tick, out: &mut Out) {
         let Some(ends) = &mut self.ends else { return };
         let later = ends.by_tick.split_off(&(tick + 1));
         for key in std::mem::replace(&mut ends.by_tick, later).into_values().flatten() {
@@ -204,7 +253,7 @@ impl Reduce {
     }
 
     /// The rows of these groups as they are now.
-    pub(super) fn put_out(&mut self, dirty: &[Row], out: &mut Out) {
+    fn put_out_all(&mut self, dirty: &[Row], out: &mut Out) {
         let states = |index: usize| dirty.iter().map(move |key| (key, index));
         let results: Vec<Vec<Result<Row>>> = (0..self.kept.len())
             .map(|index| {

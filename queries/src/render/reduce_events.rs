@@ -7,6 +7,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::row::Rows;
+use datafusion::error::Result;
 use differential_dataflow::AsCollection;
 use operators::batch::{Batch, key_hash};
 use operators::row::{Codec, Row, as_key};
@@ -19,12 +20,45 @@ use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::Table;
-use super::accumulate::{Kept, Taken};
-use super::group::{Closing, Groups as _, Out, next};
+use super::group::{Closing, Out, next};
 use super::map::{in_order, ticks};
 use super::outputs::Outputs;
-use super::reduce::Reduce;
 use super::usage::{Gauge, Size};
+
+/// Groups that take events in.
+pub(super) trait Absorb: 'static {
+    /// The columns of a batch, ready for reading.
+    type Columns: 'static;
+
+    /// Readies the columns after the keys, and tells what they take beside the batch.
+    fn columns(&self, values: &RecordBatch) -> Result<(Self::Columns, Size)>;
+
+    /// What is there before any event came; asked on the worker that has the empty key.
+    fn start(&mut self, _out: &mut Out) {}
+
+    /// The next tick at which something changes by itself.
+    fn due(&self) -> Option<Tick>;
+
+    /// What a tick ends leaves.
+    fn end(&mut self, tick: Tick, out: &mut Out);
+
+    /// Takes a row of a batch in. The key goes to `dirty` when it changes for the first time since it was put out.
+    fn absorb(
+        &mut self,
+        tick: Tick,
+        key: &[u8],
+        columns: &Self::Columns,
+        at: usize,
+        dirty: &mut Vec<Row>,
+        out: &mut Out,
+    );
+
+    /// The rows of these keys as they are now.
+    fn put_out(&mut self, tick: Tick, dirty: &[Row], out: &mut Out);
+
+    /// What is kept.
+    fn size(&self) -> Size;
+}
 
 /// The first columns of a batch, as keys.
 fn keys_of(rows: &RecordBatch, keys: &Codec) -> Vec<ArrayRef> {
@@ -66,28 +100,27 @@ impl Distributor<Batch> for ByKey {
 }
 
 /// A batch whose ticks are not all closed.
-struct Waiting {
+struct Waiting<C> {
     rows: RecordBatch,
     /// None without key columns: all rows are of one group.
     keys: Option<Rows>,
-    taken: Vec<Taken>,
+    columns: C,
     /// The next row.
     at: usize,
     size: Size,
 }
 
-impl Waiting {
-    fn new(rows: RecordBatch, codec: &Codec, kept: &[Kept]) -> Self {
+impl<C> Waiting<C> {
+    fn new(rows: RecordBatch, codec: &Codec, groups: &impl Absorb<Columns = C>) -> Self {
         let rows = in_order(rows);
         let columns = keys_of(&rows, codec);
         let keys = (!columns.is_empty()).then(|| codec.encode_together(&columns).expect("columns of the plan"));
         let values: Vec<usize> = (columns.len()..rows.num_columns() - 1).collect();
         let values = rows.project(&values).expect("columns of the batch");
-        let taken: Vec<Taken> = kept.iter().map(|kept| kept.take(&values).expect("columns of the plan")).collect();
-        let columns = rows.get_array_memory_size() + keys.as_ref().map_or(0, Rows::size);
-        let size = Size { rows: rows.num_rows() as i64, bytes: columns as i64 };
-        let size = taken.iter().fold(size, |sum, taken| sum + taken.size());
-        Self { rows, keys, taken, at: 0, size }
+        let bytes = rows.get_array_memory_size() + keys.as_ref().map_or(0, Rows::size);
+        let size = Size { rows: rows.num_rows() as i64, bytes: bytes as i64 };
+        let (columns, taken) = groups.columns(&values).expect("columns of the plan");
+        Self { rows, keys, columns, at: 0, size: size + taken }
     }
 
     fn tick(&self) -> Option<Tick> {
@@ -95,58 +128,59 @@ impl Waiting {
     }
 
     /// Gives the rows of a tick to their groups.
-    fn absorb(&mut self, tick: Tick, reduce: &mut Reduce, dirty: &mut Vec<Row>, out: &mut Out) {
+    fn absorb(&mut self, tick: Tick, groups: &mut impl Absorb<Columns = C>, dirty: &mut Vec<Row>, out: &mut Out) {
         let end = self.at + ticks(&self.rows).values()[self.at..].partition_point(|at| *at <= tick);
         for row in self.at..end {
             match &self.keys {
-                Some(keys) => reduce.absorb(tick, keys.row(row).data(), &self.taken, row, 1, dirty, out),
-                None => reduce.absorb(tick, &[], &self.taken, row, 1, dirty, out),
+                Some(keys) => groups.absorb(tick, keys.row(row).data(), &self.columns, row, dirty, out),
+                None => groups.absorb(tick, &[], &self.columns, row, dirty, out),
             }
         }
         self.at = end;
     }
 }
 
-/// Groups of events: first the columns of `keys`, then what the aggregates take, then the tick.
-pub(super) fn reduce_events<'s>(
+/// Groups of events: first the columns of `keys`, then what the groups take, then the tick.
+pub(super) fn reduce_events<'s, G: Absorb>(
     events: Stream<'s, Tick, Batch>,
+    name: &str,
     keys: Codec,
-    mut reduce: Reduce,
+    mut groups: G,
     gauge: Arc<Gauge>,
 ) -> (Table<'s>, Table<'s>) {
     let scope = events.scope();
     let (index, peers) = (scope.index() as u64, scope.peers() as u64);
-    let mut builder = OperatorBuilder::new("ReduceEvents".into(), scope);
+    let mut builder = OperatorBuilder::new(name.into(), scope);
     let same = Codec::new(Arc::clone(keys.schema())).expect("the schema of a codec");
     let mut input = builder.new_input(events, DistributorPact(move |_| ByKey { keys: same }));
     let (outputs, rows, faults) = Outputs::add(&mut builder);
     builder.build(move |capabilities| {
         let mut starting = key_hash(&[]) % peers == index;
         let mut closing = Closing::new(outputs, capabilities);
-        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut waiting: Vec<Waiting<G::Columns>> = Vec::new();
         move |frontiers| {
             input.for_each(|_, batch| {
-                waiting.extend(batch.take().map(|rows| Waiting::new(rows, &keys, &reduce.kept)));
+                waiting.extend(batch.take().map(|rows| Waiting::new(rows, &keys, &groups)));
             });
             let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
             let mut out = Out::default();
             if starting && upto > 0 {
                 starting = false;
-                reduce.start(&mut out);
+                groups.start(&mut out);
                 closing.take(0, &mut out);
             }
             let mut dirty = Vec::new();
-            while let Some(tick) = next(waiting.iter().filter_map(Waiting::tick).min(), reduce.due(), upto) {
-                reduce.end(tick, &mut out);
+            while let Some(tick) = next(waiting.iter().filter_map(Waiting::tick).min(), groups.due(), upto) {
+                groups.end(tick, &mut out);
                 for batch in waiting.iter_mut().filter(|batch| batch.tick() == Some(tick)) {
-                    batch.absorb(tick, &mut reduce, &mut dirty, &mut out);
+                    batch.absorb(tick, &mut groups, &mut dirty, &mut out);
                 }
-                reduce.put_out(&dirty, &mut out);
+                groups.put_out(tick, &dirty, &mut out);
                 dirty.clear();
                 closing.take(tick, &mut out);
             }
             waiting.retain(|batch| batch.tick().is_some());
-            gauge.set(waiting.iter().fold(reduce.size(), |sum, batch| sum + batch.size));
+            gauge.set(waiting.iter().fold(groups.size(), |sum, batch| sum + batch.size));
             closing.close(upto);
         }
     });

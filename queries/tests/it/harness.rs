@@ -3,17 +3,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::error::Result as Planned;
 use differential_dataflow::AsCollection;
+use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
-use queries::plan::{Inputs, Kind, Node, lower, plan_sql};
-use queries::render::{Builder, Fault, Rendered, Size, Usage};
+use queries::plan::{Inputs, Kind, Node, Op, Times, bounded, lower, plan_sql};
+use queries::render::{Builder, Fault, Rendered, Size, Usage, event_schema};
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::InputHandle;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::{Input, Inspect, Probe};
+use timely::dataflow::{InputHandle, Stream};
 use timely::worker::Worker;
 
 /// A table's schema and its changes: rows (one batch each time) that come and go at ticks.
@@ -75,11 +79,48 @@ pub fn with_quiet_ticks(changes: &[Tick]) -> Vec<Tick> {
 
 /// The plan of a query over these tables.
 pub fn planned(tables: &[Changing], sql: &str) -> Result<Arc<Node>, String> {
-    let inputs = tables
-        .iter()
-        .fold(Inputs::default(), |inputs, table| inputs.with(&table.name, table.schema.clone(), Kind::Table));
-    let plan = plan_sql(&inputs, sql).map_err(|why| why.strip_backtrace())?;
-    lower(&plan, &inputs).map_err(|why| why.strip_backtrace())
+    planned_over(tables, Kind::Table, sql).map_err(|why| why.strip_backtrace())
+}
+
+/// The plan of a query over tables whose rows are events, as a view with this retention.
+pub fn planned_over_events(tables: &[Changing], sql: &str, retention_ms: i64) -> Result<Arc<Node>, String> {
+    let names = |name: &str| {
+        let table = tables.iter().find(|table| table.name == name).expect("one of the tables");
+        table.schema.fields().iter().map(|field| field.name().clone()).collect()
+    };
+    let node = planned_over(tables, Kind::Events, sql);
+    node.and_then(|node| bounded(&node, Times { retention: Some(retention_ms), ..Times::default() }, &names))
+        .map_err(|why| why.strip_backtrace())
+}
+
+fn planned_over(tables: &[Changing], kind: Kind, sql: &str) -> Planned<Arc<Node>> {
+    let with = |inputs: Inputs, table: &Changing| inputs.with(&table.name, table.schema.clone(), kind);
+    let inputs = tables.iter().fold(Inputs::default(), with);
+    lower(&plan_sql(&inputs, sql)?, &inputs)
+}
+
+/// Whether a plan reads this name as events.
+fn reads_events(plan: &Node, name: &str) -> bool {
+    let mut found = false;
+    plan.visit(&mut |node| found |= node.kind == Kind::Events && matches!(&node.op, Op::Get(read) if read == name));
+    found
+}
+
+/// Rows as batches of events.
+fn batches<'s>(rows: Stream<'s, Tick, Vec<(Row, Tick, Diff)>>, table: &Changing) -> Stream<'s, Tick, Batch> {
+    let (codec, schema) = (table.codec(), event_schema(&table.schema));
+    rows.unary::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Batches", |_, _| {
+        move |input, output| {
+            input.for_each(|time, updates| {
+                let rows = codec.decode(updates.iter().map(|(row, ..)| row)).expect("rows of the schema");
+                let ticks = UInt64Array::from_iter_values(updates.iter().map(|(_, tick, _)| *tick));
+                let mut columns = rows.columns().to_vec();
+                columns.push(Arc::new(ticks));
+                let rows = RecordBatch::try_new(schema.clone(), columns).expect("columns of the schema");
+                output.session(&time).give_container(&mut rows.into());
+            });
+        }
+    })
 }
 
 /// What came out of a view, and its faults.
@@ -140,7 +181,12 @@ pub fn measured(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> (Ve
             for table in &tables {
                 let mut handle = InputHandle::new();
                 let stream = scope.input_from(&mut handle);
-                inputs.insert(table.name.clone(), Rendered::Table(stream.as_collection()));
+                let events = plans.iter().any(|plan| reads_events(plan, &table.name));
+                let input = match events {
+                    true => Rendered::Events(batches(stream, table)),
+                    false => Rendered::Table(stream.as_collection()),
+                };
+                inputs.insert(table.name.clone(), input);
                 handles.push(handle);
             }
             for (place, plan) in plans.iter().enumerate() {

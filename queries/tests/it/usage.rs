@@ -9,13 +9,15 @@ use queries::render::Size;
 use crate::generate::{Random, tables};
 use crate::harness::{Changing, measured, planned, run, ticks};
 
-const VIEWS: [&str; 21] = [
+const VIEWS: [&str; 23] = [
     "SELECT a, count(*), count(s), sum(f), avg(f), min(s), max(f), sum(a) FROM t GROUP BY a",
     "SELECT count(*), sum(f), max(ts) FROM t",
     "SELECT s, count(DISTINCT a), bool_and(b), stddev(f) FROM t GROUP BY s HAVING count(*) > 1",
     "SELECT a, sum(f) FILTER (WHERE b) AS x, array_agg(DISTINCT s ORDER BY s) AS y FROM t GROUP BY a",
     "SELECT a, string_agg(s, ',' ORDER BY s, f) FROM t WHERE s IS NOT NULL GROUP BY a",
     "SELECT DISTINCT a, b FROM t",
+    "SELECT a, hop(ts, interval '10 milliseconds', interval '30 milliseconds') AS w, count(*) FROM t GROUP BY 1, 2",
+    "SELECT a, session(ts, interval '6 milliseconds') AS began, count(*), max(f) FROM t GROUP BY 1, 2",
     "SELECT t.a, t.s, u.n FROM t JOIN u ON t.a = u.a",
     "SELECT t.a, t.s, u.n FROM t LEFT JOIN u ON t.a = u.a",
     "SELECT t.a, t.s, u.n FROM t FULL JOIN u ON t.a = u.a AND t.f > u.n",

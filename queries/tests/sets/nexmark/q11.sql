@@ -1,13 +1,4 @@
--- session(ts, 3 seconds) per bidder.
-WITH gaps AS (
-  SELECT bidder, ts,
-         lag(ts) OVER (PARTITION BY bidder ORDER BY ts) AS before
-  FROM bid),
-numbered AS (
-  SELECT bidder, ts,
-         sum(CASE WHEN before IS NULL OR ts - before > interval '3 seconds' THEN 1 ELSE 0 END)
-           OVER (PARTITION BY bidder ORDER BY ts) AS session
-  FROM gaps)
-SELECT bidder, session, count(*) AS bids, min(ts) AS starts, max(ts) AS ends
-FROM numbered
-GROUP BY bidder, session
+-- Bids of a bidder that follow each other within 3 seconds.
+SELECT bidder, session(ts, interval '3 seconds') AS starts, count(*) AS bids, max(ts) AS ends
+FROM bid
+GROUP BY bidder, session(ts, interval '3 seconds')
