@@ -24,7 +24,7 @@ const TEXT: &str = "CREATE MATERIALIZED VIEW novel WITH (memory = '2 MB') AS
         SELECT 'k' AS kind, device_id || ' at ' || CAST(ts AS text) AS text FROM telemetry
         WHERE arrived_at > now() - interval '1 hour') GROUP BY kind";
 const READER: &str = "CREATE MATERIALIZED VIEW reader AS SELECT count(*) AS companies FROM everything";
-const BUSY: &str = "CREATE MATERIALIZED VIEW busy WITH (time = '10 %') AS
+const BUSY: &str = "CREATE MATERIALIZED VIEW busy WITH (time = '5 %') AS
     SELECT device_id, ts, seq, sum(speed_kmh) OVER (ORDER BY ts, seq, device_id) AS s FROM telemetry
     WHERE arrived_at > now() - interval '1 hour'";
 

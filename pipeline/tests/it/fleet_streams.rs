@@ -62,6 +62,11 @@ fn streams(folder: &Path) -> (PathBuf, Vec<Stream>) {
 fn compare(running: &Running, streams: &[Stream]) -> BTreeSet<String> {
     let mut held = BTreeSet::new();
     for stream in streams {
+        let kind = format!("SELECT kind FROM haulstream.streams WHERE name = '{}'", stream.name);
+        if running.sql(&kind) == "events" {
+            println!("{}: events, of which nothing is kept to be compared", stream.name);
+            continue;
+        }
         let question = stream.question(&running.sql(&stream.columns()));
         let mut said = String::new();
         wait_until(DEADLINE, &format!("{} is what its text says", stream.name), || {
