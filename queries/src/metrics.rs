@@ -15,6 +15,10 @@ pub enum Metric {
     Connections,
     /// Connections that were refused or given up, by reason.
     Closed,
+    /// Rows of the log read again.
+    PastRows,
+    /// How much of the stream that is built from the log is.
+    PastPercent,
 }
 
 /// Where a question came from.
@@ -47,6 +51,8 @@ impl Metric {
             Metric::Seconds => "haulstream_reads_seconds",
             Metric::Connections => "haulstream_reads_connections",
             Metric::Closed => "haulstream_reads_connections_closed_total",
+            Metric::PastRows => "haulstream_streams_build_rows_total",
+            Metric::PastPercent => "haulstream_streams_build_percent",
         }
     }
 
@@ -57,6 +63,10 @@ impl Metric {
             Metric::Questions => "Questions to live tables, by interface and outcome (`answered`, or an error code).",
             Metric::Seconds => "Time from a question to its answer, waiting for its turn included, by interface.",
             Metric::Connections => "Connections of the Postgres wire that are open.",
+            Metric::PastRows => "Messages read again from the log for streams that were added.",
+            Metric::PastPercent => {
+                "How much is built of the stream that the log is read again for, in hundredths of the log's time."
+            }
             Metric::Closed => {
                 "Connections of the Postgres wire that we ended, by reason (`limit`, `idle`, `stalled`, `broken`, `fault`)."
             }
@@ -70,6 +80,14 @@ pub fn describe() {
     describe_histogram!(Metric::Seconds.name(), Unit::Seconds, Metric::Seconds.help());
     describe_gauge!(Metric::Connections.name(), Unit::Count, Metric::Connections.help());
     describe_counter!(Metric::Closed.name(), Unit::Count, Metric::Closed.help());
+    describe_counter!(Metric::PastRows.name(), Unit::Count, Metric::PastRows.help());
+    describe_gauge!(Metric::PastPercent.name(), Unit::Percent, Metric::PastPercent.help());
+}
+
+/// Tells how far a stream is that is built from the log, and counts rows of it.
+pub(crate) fn past(percent: u64, rows: u64) {
+    counter!(Metric::PastRows.name()).increment(rows);
+    gauge!(Metric::PastPercent.name()).set(percent as f64);
 }
 
 /// Counts a question.

@@ -33,7 +33,7 @@ pub use bounds::bounded;
 pub use lower::lower;
 pub use refuse::{refusal, unknown_name};
 pub use session::{Inputs, plan_sql, session};
-pub use share::{renamed, shareable, substitute};
+pub use share::{inlined, renamed, shareable, substitute};
 pub use state::{Kept, state};
 pub use tell::{Names, physical, spoken};
 

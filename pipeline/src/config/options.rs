@@ -91,6 +91,8 @@ pub struct Sql {
     pub streams_max: usize,
     /// Milliseconds that one may take to catch up.
     pub catch_up_ms_max: u64,
+    /// Messages of the log a second that are read again for a new one.
+    pub build_rows_per_s: u64,
 }
 
 /// Section `reader`.

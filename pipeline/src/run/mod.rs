@@ -7,6 +7,7 @@ pub mod settings;
 mod streams;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sinks::edge::Edge;
@@ -44,6 +45,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let mut extra = admin::routes(readiness.clone(), figures).or(gate).unify().boxed();
     let mut readers = None;
     if let Some(streams) = &streams {
+        streams.engine().set_past(Arc::new(inputs.replay(&config)));
         let reads = streams.serve(&config.reads)?;
         extra = extra.or(streams.routes(&config)).unify().or(reads.routes()).unify().boxed();
         readers = Some(reads);
@@ -73,6 +75,9 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
 
     let outcome = watch_over(&job, &inputs, streams.as_ref(), refused, &caught_up).await;
     info!("stopping");
+    if let Some(streams) = &streams {
+        streams.engine().stop();
+    }
     inputs.stop();
     job.stop();
     let ended = tokio::task::spawn_blocking(move || job.join()).await.map_err(|why| why.to_string())?;

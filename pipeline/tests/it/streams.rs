@@ -23,18 +23,27 @@ const BY_COMPANY: &str = "CREATE MATERIALIZED VIEW by_company AS
     SELECT c.name AS company, count(*) AS n FROM vehicles v
     LEFT JOIN companies c ON c.company_id = v.company_id LEFT JOIN drivers d ON d.driver_id = v.driver_id GROUP BY c.name";
 
-struct Running {
-    program: Program,
+/// A program that serves `psql` and takes streams.
+pub struct Running {
+    pub program: Program,
     postgres: SocketAddr,
     client: Client,
 }
 
 impl Running {
-    fn start(directory: &Path, streams: &str) -> Running {
+    pub fn start(directory: &Path, streams: &str) -> Running {
+        Running::with(
+            directory,
+            &format!("[simulator]\nvehicles = 200\nrate_per_s = 500.0\n[sql]\nstreams = \"{streams}\"\n"),
+        )
+    }
+
+    /// With these options.
+    pub fn with(directory: &Path, options: &str) -> Running {
         let file = directory.join("fleet.toml");
         let text = format!(
-            "[run]\nworkers = 2\n[simulator]\nvehicles = 200\nrate_per_s = 500.0\n[reads]\npostgres_listen = \"127.0.0.1:0\"\n\
-             [sql]\nstreams = \"{streams}\"\n[logging]\nformat = \"json\"\n"
+            "{options}[reads]\npostgres_listen = \"127.0.0.1:0\"\n[logging]\nformat = \"json\"\n{}",
+            if options.contains("[run]") { "" } else { "[run]\nworkers = 2\n" }
         );
         std::fs::write(&file, text).expect("as it should be");
         let data = directory.join("data");
@@ -55,27 +64,27 @@ impl Running {
         Running { program, postgres, client: Client::new() }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
+    pub async fn ask(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
         let url = format!("{}/v1/streams{path}", self.program.url);
         let answer = self.client.request(method, url).body(body.to_owned()).send().await.expect("as it should be");
         let status = answer.status().as_u16();
         (status, serde_json::from_str(&answer.text().await.expect("as it should be")).unwrap_or_default())
     }
 
-    async fn add(&self, sql: &str) -> Value {
+    pub async fn add(&self, sql: &str) -> Value {
         let (status, told) = self.ask(Method::POST, "", sql).await;
         assert_eq!(status, 201, "{told}");
         told
     }
 
     /// What `psql` answers, in a form for programs.
-    fn sql(&self, sql: &str) -> String {
+    pub fn sql(&self, sql: &str) -> String {
         let said = psql(self.postgres, None, &["-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]);
         assert!(said.good, "{sql}: {said:?}");
         said.out.trim().to_owned()
     }
 
-    fn wait_for(&self, what: &str, sql: &str, wanted: impl Fn(&str) -> bool) -> String {
+    pub fn wait_for(&self, what: &str, sql: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut answer = String::new();
         wait_until(Duration::from_secs(60), what, || {
             answer = self.sql(sql);
@@ -104,7 +113,7 @@ impl Running {
     }
 }
 
-fn number(text: &str) -> i64 {
+pub fn number(text: &str) -> i64 {
     text.parse().unwrap_or(0)
 }
 

@@ -9,8 +9,10 @@ use std::time::Duration;
 use operators::error::Refusal;
 use operators::time::Tick;
 
+use super::backfill::{Building, History, of_the_main_job, reads_events, with_a_past};
 use super::command::{Begin, Command, Install, Start};
-use super::engine::{Engine, Options, RUNNING, Running};
+use super::engine::{Engine, Options, RUNNING, Running, SUSPENDED, State};
+use super::feed::Feed;
 use super::keep::Held;
 use super::worker::reads;
 use crate::catalog::View;
@@ -24,53 +26,104 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(super) struct Made {
     pub install: Arc<Install>,
     pub running: Running,
-    /// Parts that became shared for it.
-    parts: Vec<Arc<Install>>,
+    /// Parts that became shared for it, each to be put up before it.
+    pub parts: Vec<Arc<Install>>,
 }
 
 impl Engine {
     /// Builds a stream on the running dataflow.
-    pub(super) async fn build(&self, view: &View) -> Result<Running, Refusal> {
-        let made = self.make(view, &|| Start::after(self.options.workers))?;
+    pub(super) async fn build(
+        &self,
+        view: &View,
+        overlay: &BTreeMap<String, Running>,
+        history: History,
+        building: &Building,
+    ) -> Result<Running, Refusal> {
+        let mut made = self.make(view, overlay, history, &|| Start::after(self.options.workers))?;
         for part in &made.parts {
-            self.start(part).await.inspect_err(|_| self.take_down(&made.running))?;
+            self.put_up(part.clone());
+            self.start(part, building).await.inspect_err(|_| self.take_down(&made.running))?;
+            if let Some((part, _)) = self.state().parts.get_mut(&part.port) {
+                RUNNING.clone_into(&mut part.state);
+            }
         }
         self.put_up(made.install.clone());
-        self.start(&made.install).await.inspect_err(|_| self.take_down(&made.running))?;
+        let first = self.start(&made.install, building).await.inspect_err(|_| self.take_down(&made.running))?;
+        if history == History::No && reads_events(&view.node) {
+            made.running.since = first;
+        }
         Ok(made.running)
     }
 
-    /// Chooses what the stream shares, and with it the plan that is built. Parts that become shared are installed.
-    pub(super) fn make(&self, view: &View, start: &dyn Fn() -> Start) -> Result<Made, Refusal> {
+    /// Chooses what the stream shares, and with it the plan that is built.
+    pub(super) fn make(
+        &self,
+        view: &View,
+        overlay: &BTreeMap<String, Running>,
+        history: History,
+        start: &dyn Fn() -> Start,
+    ) -> Result<Made, Refusal> {
+        let since = match history {
+            History::Last(ms) => self.keeper.as_of().saturating_sub(ms),
+            History::All | History::No => 0,
+        };
         let mut state = self.state();
         if state.running.len() + state.parts.len() >= self.options.streams_max {
             let message = format!("there are {} streams (sql.streams_max)", self.options.streams_max);
             return Err(Refusal::new("sql_too_many_streams", message).hint("drop one first"));
         }
-        let node = renamed(&view.node, &|name| {
-            state.running.get(name).map_or_else(|| name.to_owned(), |running| running.port.clone())
-        });
-        let mine: BTreeSet<Id> = shareable(&node).into_iter().map(|(id, _)| id).collect();
-        let mut ports: BTreeMap<Id, String> = BTreeMap::new();
-        for (port, (part, _)) in &state.parts {
-            ports.insert(part.node.id, port.clone());
-        }
+        let at_once = start().begun().is_some();
+        let plan = match history {
+            History::No => view.node.clone(),
+            _ if at_once => view.node.clone(),
+            _ => of_the_main_job(&state, overlay, &view.node, since)?,
+        };
+        let known = |name: &str| overlay.get(name).or_else(|| state.running.get(name)).cloned();
+        let of_before = view.node.reads().into_iter().filter_map(known).map(|running| running.since).max().unwrap_or(0);
+        let since = since.max(if view.relation.kind == Kind::Events { of_before } else { 0 });
+        let node = renamed(&plan, &|name| known(name).map_or_else(|| name.to_owned(), |running| running.port));
+        let (node, shares, parts) = self.share(&mut state, &node, (history, since), start);
+        state.versions += 1;
+        let port = format!("{}.{}", view.relation.name, state.versions);
+        drop(state);
+        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start(), (history, since));
+        Ok(Made { parts, running: Running { plan: view.node.clone(), ..made.running }, ..made })
+    }
+
+    /// Finds what others have of a plan too: what is built of it then, the parts that it shares, and those that are new.
+    fn share(
+        &self,
+        state: &mut State,
+        node: &Arc<Node>,
+        (history, since): (History, Tick),
+        start: &dyn Fn() -> Start,
+    ) -> (Arc<Node>, BTreeSet<String>, Vec<Arc<Install>>) {
+        // A part that is there has to be what it would be if it was made now.
+        let alike = |part: &Running| {
+            let same = history != History::No && part.since == since;
+            part.state == RUNNING && (same || !reads_events(&part.node))
+        };
+        let mine: BTreeSet<Id> = shareable(node).into_iter().map(|(id, _)| id).collect();
+        let there = state.parts.iter().filter(|(_, (part, _))| alike(part));
+        let mut ports: BTreeMap<Id, String> = there.map(|(port, (part, _))| (part.node.id, port.clone())).collect();
         // A part that another stream has inside of it becomes a stream of its own.
         let others = state.running.values().flat_map(|running| shareable(&running.node));
+        let others = others.filter(|(id, _)| mine.contains(id) && !ports.contains_key(id));
         let common: BTreeMap<Id, Arc<Node>> =
-            others.filter(|(id, _)| mine.contains(id) && !ports.contains_key(id)).collect();
+            others.filter(|(_, part)| history != History::No || !reads_events(part)).collect();
         let mut installs = Vec::new();
-        for (id, part) in outermost(&common, &node) {
+        for (id, part) in outermost(&common, node) {
             state.versions += 1;
             let port = format!("={id}.{}", state.versions);
-            let made = self.stream(&port, part.schema.clone(), part, BTreeSet::new(), start());
+            let made = self.stream(&port, part.schema.clone(), part, BTreeSet::new(), start(), (history, since));
             ports.insert(id, port.clone());
-            state.parts.insert(port, (made.running.clone(), 0));
+            let now = if made.install.start.begun().is_some() { RUNNING } else { "building" };
+            state.parts.insert(port, (Running { state: now.to_owned(), ..made.running }, 0));
             installs.push(made.install);
         }
         let whole = ports.get(&node.id).cloned();
         let shared = std::cell::RefCell::new(BTreeSet::new());
-        let node = substitute(&node, &|part| {
+        let node = substitute(node, &|part| {
             let port = ports.get(&part.id).or(whole.as_ref().filter(|_| part.id == node.id))?;
             shared.borrow_mut().insert(port.clone());
             Some(port.clone())
@@ -81,14 +134,7 @@ impl Engine {
                 *users += 1;
             }
         }
-        state.versions += 1;
-        let port = format!("{}.{}", view.relation.name, state.versions);
-        drop(state);
-        for install in &installs {
-            self.put_up(install.clone());
-        }
-        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start());
-        Ok(Made { parts: installs, ..made })
+        (node, shares, installs)
     }
 
     fn stream(
@@ -98,14 +144,20 @@ impl Engine {
         node: Arc<Node>,
         shares: BTreeSet<String>,
         start: Start,
+        (history, since): (History, Tick),
     ) -> Made {
         let Options { workers, rows_max, .. } = self.options;
         let rows = Held::new(port, schema, node.kind, workers, rows_max);
         let fault_schema = fault_codec().schema().clone();
         let faults = Held::new(&format!("{port}!"), fault_schema, Kind::Table, workers, rows_max);
+        let names: Vec<String> = with_a_past(&node).into_iter().collect();
+        let wanted = history != History::No && start.begun().is_none() && !names.is_empty();
+        let past = wanted.then(|| Arc::new(Feed::new(names, since, rows.clone(), workers)));
+        let (rows_too, faults_too) = (rows.clone(), faults.clone());
         let install =
-            Install { port: port.to_owned(), node: node.clone(), start, rows: rows.clone(), faults: faults.clone() };
-        let running = Running { port: port.to_owned(), node, rows, faults, shares, state: RUNNING.to_owned() };
+            Install { port: port.to_owned(), node: node.clone(), start, past, rows: rows_too, faults: faults_too };
+        let (plan, state) = (node.clone(), RUNNING.to_owned());
+        let running = Running { port: port.to_owned(), plan, node, since, rows, faults, shares, state };
         Made { install: Arc::new(install), running, parts: Vec::new() }
     }
 
@@ -116,7 +168,7 @@ impl Engine {
     }
 
     pub(super) fn take_down(&self, running: &Running) {
-        if running.state != RUNNING {
+        if running.state.starts_with(SUSPENDED) {
             return;
         }
         self.commands.push(Command::Drop(running.port.clone()));
@@ -136,11 +188,14 @@ impl Engine {
     }
 
     /// Brings an installed stream to where the others are.
-    async fn start(&self, install: &Install) -> Result<(), Refusal> {
-        let first = self.begin(install).await?;
+    async fn start(&self, install: &Install, building: &Building) -> Result<Tick, Refusal> {
+        let first = match &install.past {
+            Some(feed) => self.begin_with_past(install, feed, building).await?,
+            None => self.begin(install).await?,
+        };
         self.until(|| self.keeper.is_caught_up(&install.port, first).then_some(())).await?;
         install.start.forget();
-        Ok(())
+        Ok(first)
     }
 
     /// Waits until the workers have everything, and lets them begin with the content of what the stream reads. Returns the
@@ -155,7 +210,7 @@ impl Engine {
         Ok(as_of + 1)
     }
 
-    async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Refusal> {
+    pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Refusal> {
         let most = self.options.catch_up_ms_max;
         let found = tokio::time::timeout(Duration::from_millis(most), async {
             loop {
