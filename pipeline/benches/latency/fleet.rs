@@ -75,7 +75,9 @@ impl Fleet {
         set("kafka_sink.enriched", true.into());
         for argument in std::env::args() {
             if let Some((key, value)) = argument.split_once('=').filter(|(key, _)| key.contains('.')) {
-                set(key, value.parse::<i64>().map_or_else(|_| value.into(), toml::Value::from));
+                let literal =
+                    format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut all| all.remove("value"));
+                set(key, literal.unwrap_or_else(|| value.into()));
             }
         }
         options.to_string()

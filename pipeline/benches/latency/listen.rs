@@ -1,5 +1,6 @@
 //! The readers of results, each on a thread of its own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -58,14 +59,18 @@ fn numbers<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = u64> + 'a {
 }
 
 /// Hears what Redis publishes.
-pub fn to_redis(url: &str, latencies: &Arc<Latencies>) {
+pub fn to_redis(url: &str, latencies: &Arc<Latencies>, over: &Arc<AtomicBool>) {
     let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
-    let latencies = latencies.clone();
+    let (latencies, over) = (latencies.clone(), over.clone());
     let hear = move || {
         let mut heard = connection.as_pubsub();
         heard.psubscribe("hs:1:delta:*").unwrap();
         loop {
-            let message: String = heard.get_message().unwrap().get_payload().unwrap();
+            let message = match heard.get_message() {
+                Ok(message) => message.get_payload::<String>().unwrap(),
+                Err(_) if over.load(Ordering::Relaxed) => return,
+                Err(why) => panic!("Redis is gone: {why}"),
+            };
             let now = now_us();
             latencies.add(numbers(&message, "\"seq\":").map(|sent| now.saturating_sub(sent)));
         }
@@ -96,8 +101,9 @@ pub fn to_kafka(topic: &str, latencies: &Arc<Latencies>) {
 }
 
 /// Hears what the edge sends to a client that wants every vehicle.
-pub fn to_edge(url: &str, latencies: &Arc<Latencies>) {
+pub fn to_edge(url: &str, latencies: &Arc<Latencies>, over: &Arc<AtomicBool>) {
     let (url, latencies) = (format!("{}/realtime/ws", url.replace("http://", "ws://")), latencies.clone());
+    let over = over.clone();
     let hear = async move {
         let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
         let (mut send, mut heard) = socket.split();
@@ -106,6 +112,7 @@ pub fn to_edge(url: &str, latencies: &Arc<Latencies>) {
         while let Some(message) = heard.next().await {
             let text = match message {
                 Ok(Message::Text(text)) => text,
+                Ok(Message::Close(_)) | Err(_) if over.load(Ordering::Relaxed) => return,
                 Ok(Message::Close(why)) => panic!("the edge has closed the connection: {why:?}"),
                 Err(why) => panic!("the connection is gone: {why}"),
                 Ok(_) => continue,

@@ -4,8 +4,8 @@
 //!
 //! `cargo bench -p pipeline --bench latency [-- rate=20000 seconds=60 vehicles=100000]`
 //!
-//! With `to=kafka` the program writes to Kafka instead of Redis, and the time is that to the enriched message there. Options of
-//! the program are given as `time.tick_ms=1`.
+//! With `to=kafka` the program writes to Kafka instead of Redis, and the time is that to the enriched message there; beside it
+//! stands how late another consumer has the message itself. Options of the program are given as `time.tick_ms=1`.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on has to end")]
 
@@ -52,12 +52,14 @@ fn main() {
     let program = Program::start(&["--config", file.to_str().unwrap()]);
     let stop = Arc::new(AtomicBool::new(false));
     let (rows, edge) = (Arc::new(Latencies::default()), Arc::new(Latencies::default()));
+    let log = Arc::new(Latencies::default());
     let what_rows = if to.is_empty() {
-        listen::to_redis(&redis_url, &rows);
-        listen::to_edge(&program.url, &edge);
+        listen::to_redis(&redis_url, &rows, &stop);
+        listen::to_edge(&program.url, &edge, &stop);
         "producer to Redis message"
     } else {
         listen::to_kafka(fleet.topic("enriched"), &rows);
+        listen::to_kafka(fleet.topic("telemetry"), &log);
         "producer to Kafka record"
     };
     std::thread::scope(|scope| {
@@ -71,6 +73,7 @@ fn main() {
             wait(WARM);
             rows.clear();
             edge.clear();
+            log.clear();
             let cpu_s = cpu_s(program.pid());
             wait(time);
             let cores = (self::cpu_s(program.pid()) - cpu_s) / time.as_secs_f64();
@@ -78,6 +81,8 @@ fn main() {
             rows.print(what_rows, time);
             if to.is_empty() {
                 edge.print("end of the edge's window to frame", time);
+            } else {
+                log.print("of it, producer to message in Kafka", time);
             }
             println!("  resident memory of the program: {} MB", resident_mb(program.pid()));
             changing.store(false, Ordering::Relaxed);

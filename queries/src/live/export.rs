@@ -8,8 +8,9 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, UInt64Type};
-use hashbrown::HashMap;
-use operators::batch::{Batch, DELETED, TICK};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use operators::batch::{Batch, DELETED, TICK, key_hash};
 use operators::newest::newest;
 use operators::row::{Codec, Row};
 use operators::time::Tick;
@@ -139,24 +140,24 @@ pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &supe
     let changes = newest(changelog, key);
     let end = changes.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Table", move |_, _| {
         let codec = Codec::new(schema.clone()).expect("a schema of rows");
-        let key_place = schema.index_of(key).expect("the key is a column");
-        let keys = Codec::new(Arc::new(schema.project(&[key_place]).expect("the key is a column"))).expect("a key");
-        let mut rows_by_key: HashMap<Row, Row, foldhash::fast::FixedState> = HashMap::default();
+        assert_eq!(schema.index_of(key).ok(), Some(0), "rows begin with their key");
+        let keys = Codec::new(Arc::new(schema.project(&[0]).expect("the key is a column"))).expect("a key");
+        let mut kept = Kept::default();
         move |(input, frontier), _output| {
             input.for_each(|_, batch| {
                 let Some(rows) = batch.take() else { return };
                 let seen = columns(&rows, &places, &schema);
-                let by = keys.encode(&seen[key_place..=key_place], rows.num_rows()).expect("the key");
+                let by = keys.encode_together(&seen[..1]).expect("the key");
                 let encoded = codec.encode(&seen, rows.num_rows()).expect("columns of the table");
                 let deleted = rows.column_by_name(DELETED).expect("tables tell deletes").as_boolean().clone();
                 let ticks: UInt64Array = tick_column(&rows).as_primitive::<UInt64Type>().clone();
                 let mut updates = Vec::new();
-                for (index, (key, row)) in by.into_iter().zip(encoded).enumerate() {
+                for (index, row) in encoded.into_iter().enumerate() {
                     let tick = ticks.value(index);
-                    let gone = deleted.is_valid(index) && deleted.value(index);
-                    let old = if gone { rows_by_key.remove(&key) } else { rows_by_key.insert(key, row.clone()) };
+                    let new = (!(deleted.is_valid(index) && deleted.value(index))).then_some(row);
+                    let old = kept.set(by.row(index).data(), new.clone());
                     updates.extend(old.map(|old| (old, tick, -1)));
-                    updates.extend((!gone).then_some((row, tick, 1)));
+                    updates.extend(new.map(|new| (new, tick, 1)));
                 }
                 exit.put(updates);
             });
@@ -164,6 +165,27 @@ pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &supe
         }
     });
     end.probe_with(probe);
+}
+
+/// The rows of a table by their key, which is their first column: the bytes of no key begin those of another. Each row with
+/// its key's hash.
+#[derive(Default)]
+struct Kept(HashTable<(u64, Row)>);
+
+impl Kept {
+    /// Sets the row of this key, or takes it away; the row that was there.
+    fn set(&mut self, key: &[u8], row: Option<Row>) -> Option<Row> {
+        let hash = key_hash(key);
+        match (self.0.entry(hash, |(_, held)| held.bytes().starts_with(key), |(hash, _)| *hash), row) {
+            (Entry::Occupied(mut held), Some(row)) => Some(std::mem::replace(&mut held.get_mut().1, row)),
+            (Entry::Occupied(held), None) => Some(held.remove().0.1),
+            (Entry::Vacant(place), Some(row)) => {
+                place.insert((hash, row));
+                None
+            }
+            (Entry::Vacant(_), None) => None,
+        }
+    }
 }
 
 impl super::Live {
