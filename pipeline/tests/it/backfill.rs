@@ -2,7 +2,9 @@
 //! message of before missed or counted twice where the past and what is live meet, on either log; a look-up that sees a table
 //! otherwise than it was; a build that is seen before it is done, does not end when it is dropped, or leaves something behind.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -129,6 +131,7 @@ async fn a_build_can_be_watched_and_dropped() {
         assert_eq!((status, told["code"].as_str()), (409, Some("stream_building")), "{told}");
     }
     assert_eq!(running.sql("SELECT count(*) FROM haulstream.streams WHERE state LIKE 'building %'"), "1");
+    told_by_the_command(&running, directory.path()).await;
     assert_eq!(running.ask(Method::DELETE, "/b_devices", "").await.0, 200);
     assert_eq!(running.ask(Method::GET, "/b_devices", "").await.0, 404);
 
@@ -140,6 +143,23 @@ async fn a_build_can_be_watched_and_dropped() {
     assert!(number(&running.sql("SELECT sum(n) FROM a_devices")) > 2_000);
     // It ends while something is built.
     assert_eq!(running.program.stop(), Some(0));
+}
+
+/// `sql add` tells how far it is while it waits, here for the one before it, and that it was stopped.
+async fn told_by_the_command(running: &Running, directory: &Path) {
+    let file = directory.join("c.sql");
+    std::fs::write(&file, declared("c", "devices", DECLARED[0].1)).expect("as it should be");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_haulstream"));
+    command.args(["sql", "add", file.to_str().expect("as it should be"), "--since", "7 days"]);
+    command.args(["--server", &running.program.url]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    assert!(line.starts_with("c_devices: building "), "{line}");
+    assert_eq!(running.ask(Method::DELETE, "/c_devices", "").await.0, 200);
+    let ended = child.wait_with_output().expect("it ends");
+    let why = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && why.contains("stream_build_stopped"), "{why}");
 }
 
 /// Topics of a fleet in Kafka, and what is sent to them.

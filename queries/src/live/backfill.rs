@@ -14,6 +14,7 @@ use super::command::{Begin, Command, Install};
 use super::engine::{Engine, Running, State};
 use super::feed::{Cut, Feed, Past};
 use super::worker::reads;
+use crate::catalog::View;
 use crate::plan::{Kind, Node, Op, inlined};
 
 /// How often a build looks whether it may go on.
@@ -44,6 +45,13 @@ pub(super) struct Building {
 }
 
 impl Building {
+    /// Of these views.
+    pub fn of(views: &[View]) -> Self {
+        let mut uses: BTreeSet<String> = views.iter().flat_map(View::uses).map(str::to_owned).collect();
+        uses.retain(|name| views.iter().all(|view| view.relation.name != *name));
+        Self { uses, ..Self::default() }
+    }
+
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
     }

@@ -3,7 +3,7 @@
 //! Invariant: a name answers with its old version until the new one has caught up, and a change that fails or is stopped leaves
 //! everything as it was. What a stream on its way reads is neither changed nor dropped meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use operators::error::Refusal;
@@ -214,15 +214,6 @@ impl State {
                     .hint("wait until it is done (haulstream sql list), or drop it"))
             }
         }
-    }
-}
-
-impl Building {
-    fn of(views: &[View]) -> Self {
-        let uses = views.iter().flat_map(View::uses).map(str::to_owned);
-        let mut uses: BTreeSet<String> = uses.collect();
-        views.iter().for_each(|view| drop(uses.remove(&view.relation.name)));
-        Self { uses, ..Self::default() }
     }
 }
 
