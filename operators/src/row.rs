@@ -18,16 +18,22 @@ use serde::{Deserialize, Serialize};
 /// How often a row is there; negative where it leaves.
 pub type Diff = i64;
 
-/// Adds to how often a key is there; one that is there no more is not kept.
-pub fn count<K: Ord>(counts: &mut BTreeMap<K, Diff>, key: K, diff: Diff) {
+/// Adds to how often a key is there; one that is there no more is not kept. Tells by how many the kept keys are more now: one,
+/// none, or one less.
+pub fn count<K: Ord>(counts: &mut BTreeMap<K, Diff>, key: K, diff: Diff) -> Diff {
     match counts.entry(key) {
-        Entry::Vacant(entry) if diff != 0 => drop(entry.insert(diff)),
-        Entry::Vacant(_) => {}
+        Entry::Vacant(entry) if diff != 0 => {
+            entry.insert(diff);
+            1
+        }
+        Entry::Vacant(_) => 0,
         Entry::Occupied(mut entry) => {
             *entry.get_mut() += diff;
-            if *entry.get() == 0 {
-                entry.remove();
+            if *entry.get() != 0 {
+                return 0;
             }
+            entry.remove();
+            -1
         }
     }
 }

@@ -207,7 +207,7 @@ mod tests {
         let loaded = build(Some(text), vec![flag], &variable).expect("good");
         assert_eq!((loaded.config.run.workers, loaded.config.run.data.as_path()), (4, Path::new("here")));
         assert_eq!(loaded.config.kafka.brokers, "k1:9092,k2:9092");
-        assert_eq!(loaded.config.time.tick_ms, 10);
+        assert_eq!(loaded.config.time.tick_ms, 5);
         assert!(loaded.effective.contains("brokers = \"${BROKERS}\""), "{}", loaded.effective);
         assert!(!loaded.effective.contains("k1"), "{}", loaded.effective);
     }

@@ -5,6 +5,7 @@
 pub mod http;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use operators::error::Refusal;
@@ -23,12 +24,20 @@ pub struct Serving {
     postgres: Option<wire::Server>,
 }
 
-/// Serves `relations` as configured: the Postgres wire at its own address, HTTP by [`Serving::routes`].
+/// Serves `relations`, and the history below a directory, as configured: the Postgres wire at its own address, HTTP by [`Serving::routes`].
 ///
 /// # Errors
 /// The address is taken or needs a password, or threads cannot be started.
-pub fn serve(relations: Arc<dyn Relations>, options: &config::Reads) -> Result<Serving, Refusal> {
-    let reads = Arc::new(Reads::new(relations, options.options.clone())?);
+pub fn serve(
+    relations: Arc<dyn Relations>,
+    history: Option<PathBuf>,
+    options: &config::Reads,
+) -> Result<Serving, Refusal> {
+    let reads = Reads::new(relations, options.options.clone())?;
+    let reads = Arc::new(match history {
+        Some(directory) => reads.with_history(directory),
+        None => reads,
+    });
     let postgres = match options.postgres_listen.as_str() {
         "" => None,
         listen => {

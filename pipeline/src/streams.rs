@@ -132,7 +132,10 @@ fn refused(why: &Refusal) -> Response {
     let status = match why.code {
         "sql_unknown_stream" => StatusCode::NOT_FOUND,
         "sql_statement_not_allowed" => StatusCode::FORBIDDEN,
-        "stream_has_dependants" | "stream_building" | "stream_build_stopped" => StatusCode::CONFLICT,
+        "stream_has_dependants" | "stream_building" | "stream_build_stopped" | "sql_stream_suspended" => {
+            StatusCode::CONFLICT
+        }
+        "sql_budget_exceeded" => StatusCode::UNPROCESSABLE_ENTITY,
         "sql_not_caught_up" | "stream_past_unreadable" | "sql_too_many_streams" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     };

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every view in it can be built; what a view reads is in it as long as the view is.
 
+mod budget;
 mod core;
 mod declaration;
 mod describe;

@@ -17,10 +17,11 @@ use crate::answer::Answer;
 use crate::question::{self, Threads, refuse, statement};
 
 pub use crate::question::{Options, SQL_BYTES_MAX, SQL_TOKENS_MAX};
+pub(crate) use tables::register_as;
 pub use tables::{TABLES, Table};
 
 /// How often a question is asked whose files were replaced meanwhile.
-const ATTEMPTS: usize = 4;
+pub(crate) const ATTEMPTS: usize = 4;
 
 /// The history below one directory.
 #[derive(Debug)]

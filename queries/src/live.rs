@@ -3,6 +3,7 @@
 //! Invariant: the dataflow waits for nobody here. Workers hand changes over and go on; who reads, reads what one thread keeps.
 
 mod backfill;
+mod budget;
 mod build;
 mod change;
 mod command;
@@ -16,6 +17,7 @@ mod subscribe;
 mod worker;
 
 pub use backfill::History;
+pub use budget::Suspended;
 pub use engine::{Engine, Options, Status};
 pub use export::{export_events, export_table};
 pub use feed::{Cut, Feed, Past, Taps};

@@ -10,7 +10,9 @@ mod pg_catalog;
 mod session;
 mod translate;
 pub mod wire;
+mod with_history;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,8 @@ use crate::question::{self, Threads, statement};
 pub const PUBLIC: &str = "public";
 /// The namespace of tables about the process itself.
 pub const SYSTEM: &str = "haulstream";
+/// The namespace of what was written as files.
+pub const HISTORY: &str = "history";
 
 /// Name of a relation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +63,18 @@ pub enum Kind {
     Table,
     /// Tells of the process itself.
     System,
+    /// Rows that were written as files.
+    History,
+}
+
+/// A table about the process itself, made when it is asked for.
+pub struct SystemTable {
+    /// Its name within [`SYSTEM`].
+    pub name: &'static str,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// The rows as they are now.
+    pub rows: Box<dyn Fn() -> RecordBatch + Send + Sync>,
 }
 
 impl Kind {
@@ -69,6 +85,7 @@ impl Kind {
             Kind::View => "view",
             Kind::Table => "table",
             Kind::System => "system",
+            Kind::History => "history",
         }
     }
 }
@@ -104,6 +121,16 @@ pub trait Relations: Send + Sync {
     /// The rows of these, all as of one tick; `None` in the place of one that is not there. Cheap, and never waits for the
     /// dataflow.
     fn snapshot_all(&self, names: &[Name]) -> Vec<Option<Snapshot>>;
+
+    /// Where the files of the relations of [`HISTORY`] lie, if there are such relations.
+    fn history(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Why there are no rows of a relation that is in the list.
+    fn why_not(&self, _name: &Name) -> Option<Refusal> {
+        None
+    }
 
     /// The rows of one.
     fn snapshot(&self, namespace: &str, name: &str) -> Option<Snapshot> {
@@ -156,6 +183,13 @@ impl Reads {
             .map_err(|why| Refusal::new("reads_unusable", format!("cannot start threads to read on: {why}")))?;
         let turns = Arc::new(Semaphore::new(options.questions_max));
         Ok(Reads { relations, options, threads, turns })
+    }
+
+    /// The same with the history below `directory` beside them.
+    #[must_use]
+    pub fn with_history(mut self, directory: PathBuf) -> Reads {
+        self.relations = Arc::new(with_history::WithHistory::new(self.relations, directory));
+        self
     }
 
     /// What can be asked for.

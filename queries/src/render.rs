@@ -15,6 +15,7 @@ mod reduce;
 mod reduce_events;
 mod temporal;
 mod top;
+mod usage;
 mod window;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ use crate::plan::{Expression, Id, Node, Op};
 
 pub use fault::{Fault, fault_codec};
 pub use map::event_schema;
+pub use usage::{Size, Usage};
 
 /// Rows that come and go.
 pub type Table<'s> = VecCollection<'s, Tick, Row, Diff>;
@@ -58,13 +60,20 @@ pub struct Builder<'s> {
     done: HashMap<Id, Rendered<'s>>,
     indexes: HashMap<(Id, String), Index<'s>>,
     faults: Vec<Table<'s>>,
+    usage: Arc<Usage>,
 }
 
 impl<'s> Builder<'s> {
     /// Nothing yet but the inputs.
     #[must_use]
     pub fn new(scope: Scope<'s, Tick>, inputs: HashMap<String, Rendered<'s>>) -> Self {
-        Self { scope, inputs, done: HashMap::new(), indexes: HashMap::new(), faults: Vec::new() }
+        Self::measured(scope, inputs, Arc::default())
+    }
+
+    /// The same; what the operators keep is told there.
+    #[must_use]
+    pub fn measured(scope: Scope<'s, Tick>, inputs: HashMap<String, Rendered<'s>>, usage: Arc<Usage>) -> Self {
+        Self { scope, inputs, done: HashMap::new(), indexes: HashMap::new(), faults: Vec::new(), usage }
     }
 
     /// The errors of all rows so far (columns of [`fault_codec`]).
@@ -109,7 +118,8 @@ impl<'s> Builder<'s> {
             Op::Union(inputs) => return self.union(inputs),
             Op::Temporal { input, bounds } => {
                 let table = self.table(input)?;
-                let (table, faults) = temporal::temporal(table, &input.schema, bounds)?;
+                let gauge = self.usage.gauge("Temporal");
+                let (table, faults) = temporal::temporal(table, &input.schema, bounds, gauge)?;
                 self.faults.push(faults);
                 table
             }
@@ -176,13 +186,15 @@ impl<'s> Builder<'s> {
         if let Some(index) = self.indexes.get(&name) {
             return Ok(index.clone());
         }
-        let index = self.keyed(node, by, nulls)?.arrange_by_key_named("Index");
+        let keyed = self.keyed(node, by, nulls)?;
+        let keyed = usage::kept(keyed, self.usage.gauge("Join"), |(key, row)| Size::of_pair(key, row));
+        let index = keyed.arrange_by_key_named("Index");
         self.indexes.insert(name, index.clone());
         Ok(index)
     }
 
-    pub(crate) fn group(&mut self, keyed: Keyed<'s>, name: &str, groups: impl group::Groups) -> Table<'s> {
-        let (table, faults) = group::group(keyed, name, groups);
+    pub(crate) fn group(&mut self, keyed: Keyed<'s>, name: &'static str, groups: impl group::Groups) -> Table<'s> {
+        let (table, faults) = group::group(keyed, name, groups, self.usage.gauge(name));
         self.faults.push(faults);
         table
     }

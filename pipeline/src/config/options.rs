@@ -87,6 +87,12 @@ pub struct Sql {
     pub streams: String,
     /// Rows that one may hold.
     pub stream_rows_max: usize,
+    /// Bytes that one may take.
+    pub bytes_max: u64,
+    /// Percent of a worker's time that one may take.
+    pub time_pct_max: u32,
+    /// Milliseconds over which that is measured.
+    pub time_window_ms: u64,
     /// How many there may be.
     pub streams_max: usize,
     /// Milliseconds that one may take to catch up.

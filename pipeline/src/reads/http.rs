@@ -163,6 +163,7 @@ fn decoded(segment: &str) -> Result<String, Refusal> {
 fn status(code: &str) -> StatusCode {
     match code {
         "sql_unknown_table" | "row_unknown" => StatusCode::NOT_FOUND,
+        "sql_stream_suspended" => StatusCode::CONFLICT,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "key_invalid" | "key_unknown" | "limit_invalid" | "request_invalid" => StatusCode::BAD_REQUEST,
         "sql_time_limit" | "sql_resource_exceeded" => StatusCode::SERVICE_UNAVAILABLE,

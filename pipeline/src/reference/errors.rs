@@ -182,6 +182,16 @@ pub const ERRORS: &[ErrorCode] = &[
     error("sql_unknown_stream", Met::Streams, "No derived stream of that name; the message suggests one."),
     error("stream_cycle", Met::Streams, "A view would be made of itself; the message tells the way round."),
     error("stream_refused", Met::Streams, "It reads a stream that is refused itself: mend that one first."),
+    error(
+        "sql_budget_exceeded",
+        Met::Streams,
+        "The stream takes more rows, memory or time than it may, and was taken down while it was built; nothing else changed.",
+    ),
+    error(
+        "sql_stream_suspended",
+        Met::Streams,
+        "The stream, or one that it reads, passed a budget and was taken down: replace it or drop it. `sql list` says which.",
+    ),
     error("sql_too_many_streams", Met::Streams, "As many streams as the limit allows: drop one first."),
     error(
         "sql_not_caught_up",

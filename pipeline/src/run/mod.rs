@@ -5,6 +5,7 @@ mod inputs;
 mod outputs;
 pub mod settings;
 mod streams;
+mod tell;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,11 +43,12 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let mut inputs = Inputs::open(&config)?;
     let gate = sources::listen::routes(inputs.gate(&config)?);
     let streams = Streams::start(&config)?;
-    let mut extra = admin::routes(readiness.clone(), figures).or(gate).unify().boxed();
+    let mut extra = admin::routes(readiness.clone(), figures.clone()).or(gate).unify().boxed();
     let mut readers = None;
     if let Some(streams) = &streams {
         streams.engine().set_past(Arc::new(inputs.replay(&config)));
-        let reads = streams.serve(&config.reads)?;
+        let reads = streams.serve(&config)?;
+        tell::tell(&streams.engine(), &figures);
         extra = extra.or(streams.routes(&config)).unify().or(reads.routes()).unify().boxed();
         readers = Some(reads);
     }

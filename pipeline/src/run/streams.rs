@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use queries::catalog::{Catalog, files};
-use queries::live::{Engine, Options};
+use queries::live::{Engine, Options, Suspended};
 use tracing::{error, info, warn};
 use warp::Filter;
 use warp::filters::BoxedFilter;
@@ -33,6 +33,9 @@ impl Streams {
         let options = Options {
             workers: config.run.workers,
             rows_max: config.sql.stream_rows_max,
+            bytes_max: config.sql.bytes_max,
+            time_pct_max: config.sql.time_pct_max,
+            time_window_ms: config.sql.time_window_ms,
             streams_max: config.sql.streams_max,
             catch_up_ms_max: config.sql.catch_up_ms_max,
         };
@@ -60,19 +63,22 @@ impl Streams {
     ///
     /// # Errors
     /// Threads cannot be started.
-    pub fn serve(&self, options: &config::Reads) -> Result<Serving, String> {
-        reads::serve(self.engine(), options).or_else(|why| {
+    pub fn serve(&self, config: &Config) -> Result<Serving, String> {
+        let options = &config.reads;
+        let history = config.parquet.enabled.then(|| config.run.data.join("history"));
+        reads::serve(self.engine(), history.clone(), options).or_else(|why| {
             error!(%why, "Postgres clients are not served");
             let without = config::Reads { postgres_listen: String::new(), ..options.clone() };
-            reads::serve(self.engine(), &without).map_err(|why| why.to_string())
+            reads::serve(self.engine(), history, &without).map_err(|why| why.to_string())
         })
     }
 
-    /// Takes streams down that hold too much.
+    /// Takes streams down that take too much, and shows how all do.
     pub fn look(&self) {
-        for name in self.engine.suspend_exceeded() {
-            warn!(stream = name, "suspended: it holds more rows than sql.stream_rows_max");
+        for Suspended { name, budget, reason } in self.engine.suspend_exceeded() {
+            warn!(stream = name, budget, reason, "suspended");
         }
+        self.engine.report();
     }
 
     /// Ends the keeping of content.

@@ -117,7 +117,7 @@ async fn a_build_can_be_watched_and_dropped() {
     let text = declared("b", "devices", DECLARED[0].1);
     let (status, told) = running.ask(Method::POST, "?detach=true", &text).await;
     assert_eq!(status, 202, "{told}");
-    assert!(told["state"].as_str().is_some_and(|state| state.starts_with("building ")), "{told}");
+    assert_eq!(told["state"], "building", "{told}");
     // The log grows faster than it is read.
     wait_until_async(Duration::from_secs(180), "it goes on", async || {
         running.ask(Method::GET, "/b_devices", "").await.1["percent"].as_u64() > Some(0)
@@ -131,7 +131,7 @@ async fn a_build_can_be_watched_and_dropped() {
         let (status, told) = running.ask(method, path, body).await;
         assert_eq!((status, told["code"].as_str()), (409, Some("stream_building")), "{told}");
     }
-    assert_eq!(running.sql("SELECT count(*) FROM haulstream.streams WHERE state LIKE 'building %'"), "1");
+    assert_eq!(running.sql("SELECT count(*) FROM haulstream.streams WHERE state = 'building'"), "1");
     told_by_the_command(&running, directory.path()).await;
     assert_eq!(running.ask(Method::DELETE, "/b_devices", "").await.0, 200);
     assert_eq!(running.ask(Method::GET, "/b_devices", "").await.0, 404);
@@ -140,7 +140,7 @@ async fn a_build_can_be_watched_and_dropped() {
     let other = declared("a", "devices", &DECLARED[0].1.replace("GROUP BY", "WHERE speed_kmh < 0 GROUP BY"));
     assert_eq!(running.ask(Method::PUT, "/a_devices?detach=true", &other).await.0, 202);
     let told = running.ask(Method::GET, "/a_devices", "").await.1;
-    assert!(told["state"].as_str().is_some_and(|state| state.starts_with("running, new version building ")), "{told}");
+    assert!(told["state"] == "running" && told["percent"].is_u64(), "{told}");
     assert!(number(&running.sql("SELECT sum(n) FROM a_devices")) > 2_000);
     // It ends while something is built.
     assert_eq!(running.program.stop(), Some(0));

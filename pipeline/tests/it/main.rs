@@ -4,11 +4,14 @@
 
 mod backfill;
 mod bad_records;
+mod budgets;
 mod cli;
 mod clickhouse_sink;
 mod config;
 mod demo;
 mod embedded;
+mod fleet_streams;
+mod history_reads;
 mod installation;
 mod kafka_flights;
 mod kafka_publish;

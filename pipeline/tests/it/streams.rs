@@ -23,28 +23,31 @@ const BY_COMPANY: &str = "CREATE MATERIALIZED VIEW by_company AS
     SELECT c.name AS company, count(*) AS n FROM vehicles v
     LEFT JOIN companies c ON c.company_id = v.company_id LEFT JOIN drivers d ON d.driver_id = v.driver_id GROUP BY c.name";
 
-/// A program that serves `psql` and takes streams.
+/// A program with simulated vehicles and derived streams.
 pub struct Running {
     pub program: Program,
-    postgres: SocketAddr,
+    pub postgres: SocketAddr,
     client: Client,
 }
 
 impl Running {
     pub fn start(directory: &Path, streams: &str) -> Running {
+        Running::start_with(directory, streams, "")
+    }
+
+    /// The same with further lines of the section `sql`, and sections after it.
+    pub fn start_with(directory: &Path, streams: &str, more: &str) -> Running {
         Running::with(
             directory,
-            &format!("[simulator]\nvehicles = 200\nrate_per_s = 500.0\n[sql]\nstreams = \"{streams}\"\n"),
+            &format!("[simulator]\nvehicles = 200\nrate_per_s = 500.0\n[sql]\nstreams = \"{streams}\"\n{more}"),
         )
     }
 
     /// With these options.
     pub fn with(directory: &Path, options: &str) -> Running {
         let file = directory.join("fleet.toml");
-        let text = format!(
-            "{options}[reads]\npostgres_listen = \"127.0.0.1:0\"\n[logging]\nformat = \"json\"\n{}",
-            if options.contains("[run]") { "" } else { "[run]\nworkers = 2\n" }
-        );
+        let run = if options.contains("[run]") { "" } else { "[run]\nworkers = 2\n" };
+        let text = format!("{run}[reads]\npostgres_listen = \"127.0.0.1:0\"\n[logging]\nformat = \"json\"\n{options}");
         std::fs::write(&file, text).expect("as it should be");
         let data = directory.join("data");
         let program = Program::start(&[
@@ -53,6 +56,11 @@ impl Running {
             "--data",
             data.to_str().expect("as it should be"),
         ]);
+        Running::of(program)
+    }
+
+    /// A program that tells its log as JSON, and serves `psql`.
+    pub fn of(program: Program) -> Running {
         let mut served = None;
         wait_until(Duration::from_secs(30), "Postgres clients are served", || {
             served = program.log().iter().find(|line| line.contains("Postgres clients are served")).cloned();
@@ -113,6 +121,7 @@ impl Running {
     }
 }
 
+/// A number that `psql` said; 0 if it is none.
 pub fn number(text: &str) -> i64 {
     text.parse().unwrap_or(0)
 }

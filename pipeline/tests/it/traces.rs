@@ -4,7 +4,7 @@
 //! to the history, a state that differs from place to place (Redis, map clients that came early or late), and a reference that
 //! did not reach all of them.
 
-mod recording;
+pub mod recording;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

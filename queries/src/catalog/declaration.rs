@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use operators::error::{Refusal, excerpt};
 
+use super::budget;
 use crate::plan;
 
 /// Longest name of a stream.
@@ -34,6 +35,10 @@ pub struct Declaration {
     pub sinks: Vec<String>,
     /// The column that says whose a row is.
     pub access: Option<String>,
+    /// Bytes that it may take; none for what the process gives to all.
+    pub memory_bytes: Option<u64>,
+    /// Percent of a worker's time that it may take, likewise.
+    pub time_pct: Option<u32>,
     /// The SELECT.
     pub query: String,
     /// The file.
@@ -93,6 +98,8 @@ fn read(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
         retention_ms: None,
         sinks: Vec::new(),
         access: None,
+        memory_bytes: None,
+        time_pct: None,
         query: view.query.to_string(),
         text: text.to_owned(),
         uses,
@@ -163,7 +170,12 @@ impl Declaration {
                     return Err(plan::unknown_name("sink", wrong, &SINKS));
                 }
             }
-            _ => return Err(plan::unknown_name("option", &name, &["key", "retention", "sinks", "access"])),
+            "memory" => self.memory_bytes = Some(budget::memory(&value)?),
+            "time" => self.time_pct = Some(budget::time(&value)?),
+            _ => {
+                let known = ["key", "retention", "sinks", "access", "memory", "time"];
+                return Err(plan::unknown_name("option", &name, &known));
+            }
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ impl Catalog {
         line("key", &relation.key.join(", "));
         line("reads", &self.reads(view).join(", "));
         line("retention", &declaration.retention_ms.map(plan::spoken).unwrap_or_default());
+        line("memory", &declaration.memory_bytes.map(|bytes| format!("at most {bytes} bytes")).unwrap_or_default());
+        line("time", &declaration.time_pct.map(|pct| format!("at most {pct} % of a worker's")).unwrap_or_default());
         line("sinks", &declaration.sinks.join(", "));
         line("access", declaration.access.as_deref().unwrap_or_default());
         let mut title = "state";

@@ -74,9 +74,15 @@ fn what_is_no_declaration_is_refused() {
         ("SET datafusion.execution.batch_size = 1", "sql_statement_not_allowed"),
         ("EXPLAIN ANALYZE SELECT 1", "sql_statement_not_allowed"),
         ("SELECT 1", "sql_statement_not_allowed"),
+        ("PREPARE p AS SELECT 1", "sql_statement_not_allowed"),
+        ("UPDATE vehicles SET plate = 'x'", "sql_statement_not_allowed"),
+        ("CREATE TABLE p AS SELECT 1 AS a", "sql_statement_not_allowed"),
         ("CREATE VIEW p AS SELECT * FROM '/etc/passwd'", "sql_unknown_table"),
         ("CREATE VIEW p AS SELECT * FROM information_schema.tables", "sql_unknown_table"),
         ("CREATE VIEW p AS SELECT spede_kmh FROM telemetry", "sql_unknown_column"),
+        ("CREATE VIEW p AS SELECT \"Device_Id\" FROM telemetry", "sql_unknown_column"),
+        ("CREATE VIEW p AS SELECT device_id FROM Telemetri", "sql_unknown_table"),
+        ("CREATE VIEW p AS SELECT unnest(make_array(1, 2)) AS n FROM telemetry", "sql_unsupported"),
         ("CREATE VIEW p AS SELECT uper(device_id) FROM telemetry", "sql_unknown_function"),
         ("CREATE VIEW p AS SELECT ts FROM telemetry WHERE sum(seq) > 1", "sql_invalid"),
         ("CREATE VIEW p AS SELECT device_id, ts FROM telemetry GROUP BY device_id", "sql_invalid"),
@@ -98,6 +104,10 @@ fn what_is_no_declaration_is_refused() {
         ("CREATE VIEW \"; DROP\" AS SELECT 1 AS a", "name_invalid"),
         ("CREATE VIEW Größe AS SELECT 1 AS a", "name_invalid"),
         ("CREATE VIEW x.y AS SELECT 1 AS a", "name_invalid"),
+        ("CREATE VIEW vehicl\u{0435}s AS SELECT 1 AS a", "name_invalid"),
+        ("CREATE VIEW order AS SELECT 1 AS a", "name_invalid"),
+        ("CREATE VIEW p WITH (memory = 'all') AS SELECT 1 AS a", "sql_option_invalid"),
+        ("CREATE VIEW p WITH (time = '2') AS SELECT 1 AS a", "sql_option_invalid"),
         ("CREATE VIEW p WITH (kee = 'a') AS SELECT 1 AS a", "sql_option_unknown"),
         ("CREATE VIEW p WITH (key = 'b') AS SELECT 1 AS a", "sql_unknown_column"),
         ("CREATE VIEW p WITH (retention = 'soon') AS SELECT 1 AS a", "sql_option_invalid"),
@@ -117,6 +127,9 @@ fn what_is_no_declaration_is_refused() {
     assert_eq!(refused(&format!("CREATE VIEW p AS {union}")).code, "sql_too_complex");
     let huge = format!("CREATE VIEW p AS SELECT '{}' AS a", "x".repeat(1 << 20));
     assert_eq!(refused(&huge).code, "sql_too_complex");
+    let alternatives = vec!["seq = 1"; 10_000].join(" OR ");
+    let why = refused(&format!("CREATE VIEW p AS SELECT seq FROM telemetry WHERE {alternatives}"));
+    assert_eq!(why.code, "sql_too_complex");
     let nested = format!("CREATE VIEW p AS SELECT {}1{} AS a", "(".repeat(500), ")".repeat(500));
     assert!(["sql_too_complex", "sql_syntax"].contains(&refused(&nested).code));
 }

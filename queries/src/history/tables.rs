@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::datasource::MemTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
@@ -74,13 +75,26 @@ pub const TABLES: [Table; 4] = [
 ];
 
 impl Table {
+    /// Its name among the tables of the namespace `history`.
+    #[must_use]
+    pub fn short_name(&self) -> &'static str {
+        self.name.strip_suffix("_history").unwrap_or(self.name)
+    }
+
+    /// Its columns.
+    #[must_use]
+    pub fn shown_schema(&self) -> SchemaRef {
+        let all = columns(&(self.schema)());
+        // What a view leaves out: the marks of versions.
+        let shown = all.fields().iter().filter(|field| self.view.is_none() || !field.name().starts_with("__"));
+        Arc::new(Schema::new(shown.cloned().collect::<Vec<_>>()))
+    }
+
     /// Names and SQL types of its columns.
     #[must_use]
     pub fn columns(&self) -> Vec<(String, &'static str)> {
-        let schema = columns(&(self.schema)());
-        // What a view leaves out: the marks of versions.
-        let shown = schema.fields().iter().filter(|field| self.view.is_none() || !field.name().starts_with("__"));
-        shown.map(|field| (field.name().clone(), sql_type(field.data_type()))).collect()
+        let schema = self.shown_schema();
+        schema.fields().iter().map(|field| (field.name().clone(), sql_type(field.data_type()))).collect()
     }
 }
 
@@ -108,26 +122,42 @@ pub fn names() -> Vec<String> {
 
 /// Makes all tables known to the session.
 pub async fn register(context: &SessionContext, directory: &Path) -> Result<(), Refusal> {
-    let directories = TABLES.map(|table| directory.join(table.stream));
+    let all: Vec<(Table, TableReference)> = TABLES.iter().map(|table| (*table, table.name.into())).collect();
+    register_as(context, directory, &all).await
+}
+
+/// Makes these tables known to the session by these names.
+pub async fn register_as(
+    context: &SessionContext,
+    directory: &Path,
+    wanted: &[(Table, TableReference)],
+) -> Result<(), Refusal> {
+    let directories: Vec<PathBuf> = wanted.iter().map(|(table, _)| directory.join(table.stream)).collect();
     // Reads from the disk, which must not hold up a thread of the runtime.
     let look = move || directories.iter().map(|directory| files::current(directory)).collect::<Result<Vec<_>, _>>();
     let found = tokio::task::spawn_blocking(look).await.map_err(|e| refuse::unreadable(&e.to_string()))??;
-    make_known(context, &found).await.map_err(|e| refuse::refusal(&e, &names()))
+    make_known(context, wanted, &found).await.map_err(|e| refuse::refusal(&e, &names()))
 }
 
-async fn make_known(context: &SessionContext, found: &[Vec<PathBuf>]) -> Result<(), DataFusionError> {
-    for (table, paths) in TABLES.iter().zip(found) {
+async fn make_known(
+    context: &SessionContext,
+    wanted: &[(Table, TableReference)],
+    found: &[Vec<PathBuf>],
+) -> Result<(), DataFusionError> {
+    for ((table, name), paths) in wanted.iter().zip(found) {
         let files = provider(paths, &(table.schema)())?;
-        match table.view {
-            None => context.register_table(table.name, files)?,
+        let whole = match table.view {
+            None => files,
             Some(view) => {
                 let raw = format!("{}_files", table.name);
                 context.register_table(&raw, files)?;
                 let view = context.sql(&view.replace("FILES", &raw)).await?.into_view();
                 context.deregister_table(&raw)?;
-                context.register_table(table.name, view)?
+                view
             }
         };
+        context.deregister_table(name.clone())?;
+        context.register_table(name.clone(), whole)?;
     }
     Ok(())
 }

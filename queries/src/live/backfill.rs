@@ -18,7 +18,7 @@ use crate::catalog::View;
 use crate::plan::{Kind, Node, Op, inlined};
 
 /// How often a build looks whether it may go on.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 /// How long before the first live tick what is live is noted, in milliseconds: no record comes so late that it would be taken
 /// for one of before.
 const OVERLAP_MS: u64 = 1_000;
@@ -54,10 +54,6 @@ impl Building {
 
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-    }
-
-    pub fn state(&self) -> String {
-        format!("building {} %", self.percent.load(Ordering::Relaxed))
     }
 
     /// How far it is, in hundredths.
@@ -136,6 +132,7 @@ impl Engine {
         &self,
         install: &Install,
         feed: &Arc<Feed>,
+        whole: &Running,
         building: &Building,
     ) -> Result<Tick, Refusal> {
         let one = loop {
@@ -145,7 +142,7 @@ impl Engine {
                 Err(_) => tokio::time::sleep(LOOK).await,
             }
         };
-        let done = self.read_past(install, feed, building).await;
+        let done = self.read_past(install, feed, whole, building).await;
         feed.stop();
         self.telemetry().mark(false);
         drop(one);
@@ -156,7 +153,13 @@ impl Engine {
         self.bases.get("telemetry").expect("a stream of the main job")
     }
 
-    async fn read_past(&self, install: &Install, feed: &Arc<Feed>, building: &Building) -> Result<Tick, Refusal> {
+    async fn read_past(
+        &self,
+        install: &Install,
+        feed: &Arc<Feed>,
+        whole: &Running,
+        building: &Building,
+    ) -> Result<Tick, Refusal> {
         let past =
             self.past.get().cloned().ok_or_else(|| unreadable("this process keeps no log that could be read"))?;
         let reading = feed.clone();
@@ -174,11 +177,7 @@ impl Engine {
                 if let Some(why) = feed.failure() {
                     return Err(unreadable(&why));
                 }
-                if install.rows.is_exceeded() {
-                    let message =
-                        format!("the stream holds more than {} rows (sql.stream_rows_max)", self.options.rows_max);
-                    return Err(Refusal::new("sql_resource_exceeded", message).hint("let windows end sooner"));
-                }
+                self.within_budget(whole)?;
                 if feed.cut().is_none() && !self.telemetry().is_marking() {
                     feed.follow(self.keeper.as_of(), OVERLAP_MS);
                 }

@@ -10,14 +10,15 @@ use operators::error::Refusal;
 use operators::time::Tick;
 
 use super::backfill::{Building, History, of_the_main_job, reads_events, with_a_past};
+use super::budget::{Budget, Watch};
 use super::command::{Begin, Command, Install, Start};
-use super::engine::{Engine, Options, RUNNING, Running, SUSPENDED, State};
+use super::engine::{Engine, Options, Running, State};
 use super::feed::Feed;
 use super::keep::Held;
 use super::worker::reads;
 use crate::catalog::View;
 use crate::plan::{Id, Kind, Node, renamed, shareable, substitute};
-use crate::render::fault_codec;
+use crate::render::{Usage, fault_codec};
 
 /// How often a change looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(2);
@@ -42,13 +43,14 @@ impl Engine {
         let mut made = self.make(view, overlay, history, &|| Start::after(self.options.workers))?;
         for part in &made.parts {
             self.put_up(part.clone());
-            self.start(part, building).await.inspect_err(|_| self.take_down(&made.running))?;
+            self.start(part, &made.running, building).await.inspect_err(|_| self.take_down(&made.running))?;
             if let Some((part, _)) = self.state().parts.get_mut(&part.port) {
-                RUNNING.clone_into(&mut part.state);
+                part.ready = true;
             }
         }
         self.put_up(made.install.clone());
-        let first = self.start(&made.install, building).await.inspect_err(|_| self.take_down(&made.running))?;
+        let first = self.start(&made.install, &made.running, building).await;
+        let first = first.inspect_err(|_| self.take_down(&made.running))?;
         if history == History::No && reads_events(&view.node) {
             made.running.since = first;
         }
@@ -72,6 +74,12 @@ impl Engine {
             let message = format!("there are {} streams (sql.streams_max)", self.options.streams_max);
             return Err(Refusal::new("sql_too_many_streams", message).hint("drop one first"));
         }
+        let budget = self.budget(view);
+        let suspended = |name: &&str| state.running.get(*name).is_some_and(|one| one.watch.suspended().is_some());
+        if let Some(name) = view.node.reads().into_iter().find(|name| suspended(name)) {
+            return Err(Refusal::new("sql_stream_suspended", format!("{name}, which it reads, is suspended"))
+                .hint("replace or drop that one first: sql list says why it is"));
+        }
         let at_once = start().begun().is_some();
         let plan = match history {
             History::No => view.node.clone(),
@@ -82,11 +90,11 @@ impl Engine {
         let of_before = view.node.reads().into_iter().filter_map(known).map(|running| running.since).max().unwrap_or(0);
         let since = since.max(if view.relation.kind == Kind::Events { of_before } else { 0 });
         let node = renamed(&plan, &|name| known(name).map_or_else(|| name.to_owned(), |running| running.port));
-        let (node, shares, parts) = self.share(&mut state, &node, (history, since), start);
+        let (node, shares, parts) = self.share(&mut state, &node, (history, since), budget, start);
         state.versions += 1;
         let port = format!("{}.{}", view.relation.name, state.versions);
         drop(state);
-        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start(), (history, since));
+        let made = self.stream(&port, view.relation.schema.clone(), node, shares, start(), (history, since, budget));
         Ok(Made { parts, running: Running { plan: view.node.clone(), ..made.running }, ..made })
     }
 
@@ -96,12 +104,13 @@ impl Engine {
         state: &mut State,
         node: &Arc<Node>,
         (history, since): (History, Tick),
+        budget: Budget,
         start: &dyn Fn() -> Start,
     ) -> (Arc<Node>, BTreeSet<String>, Vec<Arc<Install>>) {
         // A part that is there has to be what it would be if it was made now.
         let alike = |part: &Running| {
             let same = history != History::No && part.since == since;
-            part.state == RUNNING && (same || !reads_events(&part.node))
+            part.ready && part.watch.suspended().is_none() && (same || !reads_events(&part.node))
         };
         let mine: BTreeSet<Id> = shareable(node).into_iter().map(|(id, _)| id).collect();
         let there = state.parts.iter().filter(|(_, (part, _))| alike(part));
@@ -115,10 +124,11 @@ impl Engine {
         for (id, part) in outermost(&common, node) {
             state.versions += 1;
             let port = format!("={id}.{}", state.versions);
-            let made = self.stream(&port, part.schema.clone(), part, BTreeSet::new(), start(), (history, since));
+            let made =
+                self.stream(&port, part.schema.clone(), part, BTreeSet::new(), start(), (history, since, budget));
             ports.insert(id, port.clone());
-            let now = if made.install.start.begun().is_some() { RUNNING } else { "building" };
-            state.parts.insert(port, (Running { state: now.to_owned(), ..made.running }, 0));
+            let ready = made.install.start.begun().is_some();
+            state.parts.insert(port, (Running { ready, ..made.running }, 0));
             installs.push(made.install);
         }
         let whole = ports.get(&node.id).cloned();
@@ -144,7 +154,7 @@ impl Engine {
         node: Arc<Node>,
         shares: BTreeSet<String>,
         start: Start,
-        (history, since): (History, Tick),
+        (history, since, budget): (History, Tick, Budget),
     ) -> Made {
         let Options { workers, rows_max, .. } = self.options;
         let rows = Held::new(port, schema, node.kind, workers, rows_max);
@@ -153,11 +163,18 @@ impl Engine {
         let names: Vec<String> = with_a_past(&node).into_iter().collect();
         let wanted = history != History::No && start.begun().is_none() && !names.is_empty();
         let past = wanted.then(|| Arc::new(Feed::new(names, since, rows.clone(), workers)));
-        let (rows_too, faults_too) = (rows.clone(), faults.clone());
-        let install =
-            Install { port: port.to_owned(), node: node.clone(), start, past, rows: rows_too, faults: faults_too };
-        let (plan, state) = (node.clone(), RUNNING.to_owned());
-        let running = Running { port: port.to_owned(), plan, node, since, rows, faults, shares, state };
+        let (usage, watch) = (Arc::new(Usage::new(workers)), Arc::new(Watch::new(budget)));
+        let install = Install {
+            port: port.to_owned(),
+            node: node.clone(),
+            start,
+            past,
+            rows: rows.clone(),
+            faults: faults.clone(),
+            usage: usage.clone(),
+        };
+        let (plan, port, ready) = (node.clone(), port.to_owned(), true);
+        let running = Running { port, plan, node, ready, since, rows, faults, shares, usage, watch };
         Made { install: Arc::new(install), running, parts: Vec::new() }
     }
 
@@ -168,7 +185,7 @@ impl Engine {
     }
 
     pub(super) fn take_down(&self, running: &Running) {
-        if running.state.starts_with(SUSPENDED) {
+        if running.watch.suspended().is_some() {
             return;
         }
         self.commands.push(Command::Drop(running.port.clone()));
@@ -188,21 +205,21 @@ impl Engine {
     }
 
     /// Brings an installed stream to where the others are.
-    async fn start(&self, install: &Install, building: &Building) -> Result<Tick, Refusal> {
+    async fn start(&self, install: &Install, whole: &Running, building: &Building) -> Result<Tick, Refusal> {
         let first = match &install.past {
-            Some(feed) => self.begin_with_past(install, feed, building).await?,
-            None => self.begin(install).await?,
+            Some(feed) => self.begin_with_past(install, feed, whole, building).await?,
+            None => self.begin(install, whole).await?,
         };
-        self.until(|| self.keeper.is_caught_up(&install.port, first).then_some(())).await?;
+        self.until(whole, || self.keeper.is_caught_up(&install.port, first).then_some(())).await?;
         install.start.forget();
         Ok(first)
     }
 
     /// Waits until the workers have everything, and lets them begin with the content of what the stream reads. Returns the
     /// first tick.
-    async fn begin(&self, install: &Install) -> Result<Tick, Refusal> {
-        let whole_from = self.until(|| install.start.whole_from()).await?;
-        self.until(|| (self.keeper.as_of() + 1 >= whole_from).then_some(())).await?;
+    async fn begin(&self, install: &Install, whole: &Running) -> Result<Tick, Refusal> {
+        let whole_from = self.until(whole, || install.start.whole_from()).await?;
+        self.until(whole, || (self.keeper.as_of() + 1 >= whole_from).then_some(())).await?;
         let ports: Vec<String> = reads(install).into_iter().map(|(name, _)| name).collect();
         let (as_of, content) = self.keeper.rows(&ports);
         install.start.begin(Begin { tick: as_of + 1, content });
@@ -210,23 +227,24 @@ impl Engine {
         Ok(as_of + 1)
     }
 
-    pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Refusal> {
+    /// Waits for this, as long as the stream that is being built keeps within its budget.
+    async fn until<T>(&self, building: &Running, mut look: impl FnMut() -> Option<T>) -> Result<T, Refusal> {
         let most = self.options.catch_up_ms_max;
         let found = tokio::time::timeout(Duration::from_millis(most), async {
             loop {
-                match look() {
-                    Some(found) => return found,
-                    None => tokio::time::sleep(LOOK).await,
+                if let Some(found) = look() {
+                    return Ok(found);
                 }
+                self.within_budget(building)?;
+                tokio::time::sleep(LOOK).await;
             }
         });
-        found.await.map_err(|_| {
-            Refusal::new(
-                "sql_not_caught_up",
-                format!("the stream has not caught up within {most} ms (sql.catch_up_ms_max)"),
-            )
-            .hint("is the dataflow behind its input? look at its lag, and try again")
-        })
+        let late = |_| {
+            let message = format!("the stream has not caught up within {most} ms (sql.catch_up_ms_max)");
+            Refusal::new("sql_not_caught_up", message)
+                .hint("is the dataflow behind its input? look at its lag, and try again")
+        };
+        found.await.map_err(late)?
     }
 }
 

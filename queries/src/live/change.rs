@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use operators::error::Refusal;
 
-use super::backfill::{Building, History};
-use super::engine::{Engine, Running, State, Status};
-use crate::catalog::{Catalog, View};
+use super::backfill::{Building, History, LOOK};
+use super::engine::{Engine, Running, State, Status, readers};
+use crate::catalog::View;
 
 impl Engine {
     /// Adds a stream to the running dataflow. Returns once it is on its way, or with `wait` once it has caught up; it goes on
@@ -168,7 +168,9 @@ impl Engine {
         let building = self.state().building.get(name).cloned();
         if let Some(building) = building {
             building.stop();
-            self.until(|| (!self.state().building.contains_key(name)).then_some(())).await?;
+            while self.state().building.contains_key(name) {
+                tokio::time::sleep(LOOK).await;
+            }
             if self.state().catalog.view(name).is_none() {
                 return Ok(());
             }
@@ -215,18 +217,4 @@ impl State {
             }
         }
     }
-}
-
-/// Streams that read a name, themselves or through others, each after what it reads.
-fn readers(catalog: &Catalog, name: &str) -> Vec<String> {
-    let mut found: Vec<String> = Vec::new();
-    let mut next = vec![name.to_owned()];
-    while let Some(name) = next.pop() {
-        for reader in catalog.dependants(&name) {
-            found.retain(|known| known != reader);
-            found.push(reader.to_owned());
-            next.insert(0, reader.to_owned());
-        }
-    }
-    found
 }

@@ -13,6 +13,7 @@ use operators::time::Tick;
 use super::feed::Feed;
 use super::keep::Held;
 use crate::plan::Node;
+use crate::render::Usage;
 
 /// One command.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ pub struct Install {
     pub rows: Arc<Held>,
     /// Where its faults are kept.
     pub faults: Arc<Held>,
+    /// What it takes, told by its operators.
+    pub usage: Arc<Usage>,
 }
 
 /// From which tick on a stream is computed; the workers and their inputs agree on it.

@@ -4,7 +4,8 @@
 //! fails leaves everything as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 use operators::error::Refusal;
 use operators::time::Tick;
@@ -13,11 +14,14 @@ use tokio::sync::broadcast;
 
 use super::Live;
 use super::backfill::{Building, History};
+use super::budget::Watch;
 use super::command::{Commands, Start};
 use super::feed::Past;
 use super::keep::{Change, Content, Held, Keeper};
 use crate::catalog::{Catalog, File, Problem, View};
 use crate::plan::{Kind, Node};
+use crate::reads::SystemTable;
+use crate::render::{Size, Usage};
 
 /// What derived streams may take.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +30,12 @@ pub struct Options {
     pub workers: usize,
     /// Rows that one stream may hold; one that passes it is suspended.
     pub rows_max: usize,
+    /// Bytes that one may keep, if its declaration does not say otherwise.
+    pub bytes_max: u64,
+    /// Percent of one worker's time that one may take, likewise; 100 is no limit.
+    pub time_pct_max: u32,
+    /// Milliseconds over which that share is measured.
+    pub time_window_ms: u64,
     /// Derived streams, those included that only others use.
     pub streams_max: usize,
     /// Milliseconds that a new stream may take to catch up.
@@ -37,8 +47,10 @@ pub struct Options {
 pub struct Status {
     /// Its name.
     pub name: String,
-    /// `running`, or why it is not.
-    pub state: String,
+    /// `running`, `building`, `suspended`, or `named`: a name for its plan, which keeps nothing.
+    pub state: &'static str,
+    /// Why it is suspended: the budget that it passed, and by how much.
+    pub reason: Option<String>,
     /// `events` or `table`.
     pub kind: &'static str,
     /// Columns that tell its rows apart.
@@ -51,6 +63,14 @@ pub struct Status {
     pub rows: usize,
     /// Bytes of these rows.
     pub bytes: usize,
+    /// Rows that its operators and those of the parts that it shares keep.
+    pub state_rows: i64,
+    /// Bytes that it takes: what operators keep, what it shares, what is kept for readers, and changes on their way.
+    pub state_bytes: i64,
+    /// The most of a worker's time that it took, in percent.
+    pub busy_pct: f64,
+    /// What each of its operators keeps.
+    pub operators: Vec<Keeps>,
     /// Changes since it runs.
     pub changes: u64,
     /// Rows that no result could be computed for.
@@ -65,6 +85,17 @@ pub struct Status {
     pub sql: String,
 }
 
+/// What the operators of one name keep.
+#[derive(Clone, Debug, Serialize)]
+pub struct Keeps {
+    /// Their name.
+    pub operator: &'static str,
+    /// Rows.
+    pub rows: i64,
+    /// Bytes.
+    pub bytes: i64,
+}
+
 #[derive(Clone)]
 pub(super) struct Running {
     pub port: String,
@@ -72,13 +103,16 @@ pub(super) struct Running {
     pub plan: Arc<Node>,
     /// What is built of it.
     pub node: Arc<Node>,
+    /// Whether it has caught up: a part that has not is shared with nobody else.
+    pub ready: bool,
     /// Events before it were not seen; 0 if all were.
     pub since: Tick,
     pub rows: Arc<Held>,
     pub faults: Arc<Held>,
     /// Ports of parts that others have too.
     pub shares: BTreeSet<String>,
-    pub state: String,
+    pub usage: Arc<Usage>,
+    pub watch: Arc<Watch>,
 }
 
 #[derive(Default)]
@@ -103,6 +137,10 @@ pub struct Engine {
     pub(super) keeper: Keeper,
     pub(super) bases: Arc<BTreeMap<String, Arc<Held>>>,
     pub(super) options: Options,
+    /// Tables about the rest of the process.
+    pub(super) system: RwLock<Vec<SystemTable>>,
+    /// When figures were shown last, and of which streams.
+    pub(super) shown: Mutex<(Option<Instant>, Vec<String>)>,
 }
 
 impl Engine {
@@ -119,7 +157,13 @@ impl Engine {
         let state = Mutex::new(State { catalog, ..State::default() });
         let (changing, reading) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
         let commands = Arc::new(Commands::new(options.workers));
-        Self { state, changing, reading, past: OnceLock::new(), commands, keeper, bases, options }
+        let (past, shown, system) = (OnceLock::new(), Mutex::default(), RwLock::default());
+        Self { state, changing, reading, past, commands, keeper, bases, options, shown, system }
+    }
+
+    /// Has another table about the process itself to be read.
+    pub fn tell(&self, table: SystemTable) {
+        self.system.write().unwrap_or_else(PoisonError::into_inner).push(table);
     }
 
     /// The part of a worker; called on its thread.
@@ -175,15 +219,28 @@ impl Engine {
         let running = state.running.get(&view.relation.name);
         let building = state.building.get(&view.relation.name);
         let (rows, bytes, changes) = running.map_or((0, 0, 0), |running| running.rows.figures());
+        let suspended = running.and_then(|running| running.watch.suspended());
+        // What a suspended stream kept is freed.
+        let kept = running.filter(|_| suspended.is_none()).map(|running| {
+            let parts = running.shares.iter().filter_map(|part| Some(&state.parts.get(part)?.0));
+            (running.size(parts), running.watch.share_pct(), running.usage.by_operator())
+        });
+        let (size, busy_pct, operators) = kept.unwrap_or_default();
+        let keeps = |(operator, Size { rows, bytes })| Keeps { operator, rows, bytes };
         Status {
             name: view.relation.name.clone(),
-            state: match (building, running) {
-                (Some(building), None) => building.state(),
-                (Some(building), Some(running)) => format!("{}, new version {}", running.state, building.state()),
-                (None, Some(running)) => running.state.clone(),
-                (None, None) => "a name for its plan".to_owned(),
+            state: match (building, running, suspended) {
+                (Some(_), None, _) => "building",
+                (None, None, _) => "named",
+                (_, Some(_), None) => "running",
+                (_, Some(_), Some(_)) => "suspended",
             },
             percent: building.map(|building| building.percent()),
+            reason: suspended.map(|suspended| suspended.reason.clone()),
+            state_rows: size.rows,
+            state_bytes: size.bytes,
+            busy_pct,
+            operators: operators.into_iter().map(keeps).collect(),
             kind: if view.relation.kind == Kind::Events { "events" } else { "table" },
             key: view.relation.key.clone(),
             reads: view.node.reads().into_iter().map(str::to_owned).collect(),
@@ -232,27 +289,7 @@ impl Engine {
         let held = state.running.get(name).map(|running| &running.rows).or_else(|| self.bases.get(name));
         held.and_then(|held| self.keeper.watch(&held.port)).ok_or_else(|| state.catalog.unknown(name))
     }
-
-    /// Takes streams down that hold more than they may; returns their names.
-    pub fn suspend_exceeded(&self) -> Vec<String> {
-        let over = |(name, running): (&String, &Running)| {
-            (running.rows.is_exceeded() && running.state == RUNNING).then(|| (name.clone(), running.clone()))
-        };
-        let exceeded: Vec<_> = self.state().running.iter().filter_map(over).collect();
-        for (name, running) in &exceeded {
-            self.take_down(running);
-            if let Some(running) = self.state().running.get_mut(name) {
-                let most = self.options.rows_max;
-                running.state =
-                    format!("suspended: it held more than {most} rows (sql.stream_rows_max); replace it or drop it");
-            }
-        }
-        exceeded.into_iter().map(|(name, _)| name).collect()
-    }
 }
-
-pub(super) const RUNNING: &str = "running";
-pub(super) const SUSPENDED: &str = "suspended";
 
 /// What is understood and checked, and does nothing yet.
 fn notes(view: &View) -> Vec<String> {
@@ -264,4 +301,18 @@ fn notes(view: &View) -> Vec<String> {
         notes.push("every reader sees all rows: rights are not checked yet".to_owned());
     }
     notes
+}
+
+/// Streams that read a name, themselves or through others, each after what it reads.
+pub(super) fn readers(catalog: &Catalog, name: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut next = vec![name.to_owned()];
+    while let Some(name) = next.pop() {
+        for reader in catalog.dependants(&name) {
+            found.retain(|known| known != reader);
+            found.push(reader.to_owned());
+            next.insert(0, reader.to_owned());
+        }
+    }
+    found
 }

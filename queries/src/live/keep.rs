@@ -4,7 +4,7 @@
 //! most, never a worker.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::sync::broadcast;
 
 use super::port::Updates;
 use crate::plan::Kind;
+use crate::render::Size;
 
 /// Longest sleep of the keeping thread.
 const SLEEP: Duration = Duration::from_millis(20);
@@ -32,6 +33,8 @@ pub struct Held {
     pub schema: SchemaRef,
     pub kind: Kind,
     inbox: Mutex<Updates>,
+    /// Bytes of changes that have not been applied yet.
+    waiting_bytes: AtomicI64,
     /// The workers' frontiers.
     frontiers: Vec<AtomicU64>,
     watchers: broadcast::Sender<Arc<Change>>,
@@ -92,6 +95,7 @@ impl Held {
             schema,
             kind,
             inbox: Mutex::default(),
+            waiting_bytes: AtomicI64::new(0),
             frontiers: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             watchers: broadcast::channel(BEHIND_MAX).0,
             rows_max,
@@ -157,6 +161,8 @@ impl Held {
         if !self.kept {
             return;
         }
+        let bytes: i64 = updates.iter().map(|(row, ..)| Size::of(row).bytes).sum();
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).extend(updates);
     }
 
@@ -173,6 +179,14 @@ impl Held {
     pub fn figures(&self) -> (usize, usize, u64) {
         let figure = |of: &AtomicUsize| of.load(Ordering::Relaxed);
         (figure(&self.rows), figure(&self.bytes), self.changes.load(Ordering::Relaxed))
+    }
+
+    /// What it takes, changes that wait included.
+    pub fn size(&self) -> Size {
+        let (rows, bytes, _) = self.figures();
+        let beside = Size::of(&Row::default()).bytes * rows as i64;
+        let waiting = self.waiting_bytes.load(Ordering::Relaxed);
+        Size { rows: rows as i64, bytes: bytes as i64 + beside + waiting }
     }
 
     /// Whether it holds more rows than it may.
@@ -328,6 +342,8 @@ impl Shelf {
         }
         let mut bytes = self.held.bytes.load(Ordering::Relaxed) as i64;
         for (tick, mut rows) in due {
+            let applied: i64 = rows.iter().map(|(row, _)| Size::of(row).bytes).sum();
+            self.held.waiting_bytes.fetch_sub(applied, Ordering::Relaxed);
             differential_dataflow::consolidation::consolidate(&mut rows);
             self.held.changes.fetch_add(rows.len() as u64, Ordering::Relaxed);
             if self.held.kind == Kind::Table {

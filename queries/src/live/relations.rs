@@ -1,11 +1,13 @@
 //! Derived streams and tables, and what the process tells of them, to be asked in SQL.
 //!
-//! Invariant: `haulstream.streams` and `haulstream.errors` are made when they are asked for; nothing is kept for them.
+//! Invariant: what `haulstream.*` tells is made when it is asked for; nothing is kept for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use operators::error::Refusal;
+use operators::time::Tick;
 
 use super::engine::Engine;
 use crate::plan::Kind as Rows;
@@ -21,9 +23,17 @@ fn number(name: &str) -> Field {
 }
 
 fn streams_schema() -> SchemaRef {
-    let texts = ["name", "state", "kind", "key", "reads", "sql"].map(text);
-    let numbers = ["rows", "bytes", "changes", "errors", "shares"].map(number);
-    Arc::new(Schema::new(texts.into_iter().chain(numbers).collect::<Vec<_>>()))
+    let texts = ["name", "state", "reason", "kind", "key", "reads", "sql"].map(text);
+    let numbers = ["rows", "bytes", "state_rows", "state_bytes", "busy_pct", "changes", "errors", "shares"].map(number);
+    let as_of = Field::new("as_of", DataType::Timestamp(TimeUnit::Millisecond, None), true);
+    Arc::new(Schema::new(texts.into_iter().chain(numbers).chain([as_of]).collect::<Vec<_>>()))
+}
+
+/// The operator of rows that came too late.
+const LATE: &str = "Late";
+
+fn late_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![text("stream"), number("rows")]))
 }
 
 fn errors_schema() -> SchemaRef {
@@ -31,29 +41,45 @@ fn errors_schema() -> SchemaRef {
 }
 
 impl Engine {
-    fn streams(&self) -> RecordBatch {
+    fn streams(&self, as_of: Tick) -> RecordBatch {
         let all = self.list();
-        let texts: [Vec<String>; 6] = [
-            all.iter().map(|stream| stream.name.clone()).collect(),
-            all.iter().map(|stream| stream.state.clone()).collect(),
-            all.iter().map(|stream| stream.kind.to_owned()).collect(),
-            all.iter().map(|stream| stream.key.join(", ")).collect(),
-            all.iter().map(|stream| stream.reads.join(", ")).collect(),
-            all.iter().map(|stream| stream.sql.clone()).collect(),
+        let texts: [Vec<Option<String>>; 7] = [
+            all.iter().map(|stream| Some(stream.name.clone())).collect(),
+            all.iter().map(|stream| Some(stream.state.to_owned())).collect(),
+            all.iter().map(|stream| stream.reason.clone()).collect(),
+            all.iter().map(|stream| Some(stream.kind.to_owned())).collect(),
+            all.iter().map(|stream| Some(stream.key.join(", "))).collect(),
+            all.iter().map(|stream| Some(stream.reads.join(", "))).collect(),
+            all.iter().map(|stream| Some(stream.sql.clone())).collect(),
         ];
-        let numbers: [Vec<u64>; 5] = [
+        let numbers: [Vec<u64>; 8] = [
             all.iter().map(|stream| stream.rows as u64).collect(),
             all.iter().map(|stream| stream.bytes as u64).collect(),
+            all.iter().map(|stream| stream.state_rows.max(0) as u64).collect(),
+            all.iter().map(|stream| stream.state_bytes.max(0) as u64).collect(),
+            all.iter().map(|stream| stream.busy_pct.round() as u64).collect(),
             all.iter().map(|stream| stream.changes).collect(),
             all.iter().map(|stream| stream.faults as u64).collect(),
             all.iter().map(|stream| stream.shares as u64).collect(),
         ];
         let texts = texts.into_iter().map(|column| Arc::new(StringArray::from(column)) as ArrayRef);
         let numbers = numbers.into_iter().map(|column| Arc::new(UInt64Array::from(column)) as ArrayRef);
-        RecordBatch::try_new(streams_schema(), texts.chain(numbers).collect()).expect("the declared columns")
+        // That of the question, not of a moment later.
+        let as_of: TimestampMillisecondArray = all.iter().map(|_| i64::try_from(as_of).ok()).collect();
+        let columns = texts.chain(numbers).chain([Arc::new(as_of) as ArrayRef]);
+        RecordBatch::try_new(streams_schema(), columns.collect()).expect("the declared columns")
     }
 
-    fn errors(&self) -> RecordBatch {
+    /// How many rows came after their window was sealed.
+    fn late_rows(&self) -> RecordBatch {
+        let late = self.faulty().into_iter().filter(|(_, fault, _)| fault.operator == LATE);
+        let (names, counts): (Vec<String>, Vec<u64>) = late.map(|(stream, _, count)| (stream, count)).unzip();
+        let columns: [ArrayRef; 2] = [Arc::new(StringArray::from(names)), Arc::new(UInt64Array::from(counts))];
+        RecordBatch::try_new(late_schema(), columns.to_vec()).expect("the declared columns")
+    }
+
+    /// Faults by stream, equal ones together.
+    fn faulty(&self) -> Vec<(String, Fault, u64)> {
         let mut rows: Vec<(String, Fault, u64)> = Vec::new();
         for stream in self.list() {
             let content = self.faults(&stream.name).map(|content| content.rows).unwrap_or_default();
@@ -62,6 +88,11 @@ impl Engine {
                 rows.push((stream.name.clone(), Fault::of(&same[0]), same.len() as u64));
             }
         }
+        rows
+    }
+
+    fn errors(&self) -> RecordBatch {
+        let rows: Vec<_> = self.faulty().into_iter().filter(|(_, fault, _)| fault.operator != LATE).collect();
         let texts: [Vec<&str>; 3] = [
             rows.iter().map(|(stream, ..)| stream.as_str()).collect(),
             rows.iter().map(|(_, fault, _)| fault.operator.as_str()).collect(),
@@ -98,23 +129,41 @@ impl Relations for Engine {
         all.extend(views.map(|view| public(&view.relation, Kind::View)));
         all.push(system("streams", streams_schema(), "name"));
         all.push(system("errors", errors_schema(), "stream"));
+        all.push(system("late_rows", late_schema(), "stream"));
+        for table in self.system.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            all.push(Relation { key: Vec::new(), ..system(table.name, table.schema.clone(), "") });
+        }
         all
     }
 
     fn snapshot_all(&self, names: &[Name]) -> Vec<Option<Snapshot>> {
         let public: Vec<&str> =
             names.iter().filter(|name| name.namespace == PUBLIC).map(|name| name.name.as_str()).collect();
-        let mut contents = self.content(&public).into_iter();
-        let as_of = self.keeper().as_of();
+        let contents = self.content(&public);
+        let as_of = contents.iter().flatten().next().map_or_else(|| self.keeper().as_of(), |content| content.as_of);
+        let mut contents = contents.into_iter();
         let snapshot = |name: &Name| match (name.namespace.as_str(), name.name.as_str()) {
             (PUBLIC, _) => {
                 let content = contents.next().flatten()?;
                 Some(Snapshot { as_of: content.as_of, batches: content.batches() })
             }
-            (SYSTEM, "streams") => Some(Snapshot { as_of, batches: vec![self.streams()] }),
+            (SYSTEM, "streams") => Some(Snapshot { as_of, batches: vec![self.streams(as_of)] }),
             (SYSTEM, "errors") => Some(Snapshot { as_of, batches: vec![self.errors()] }),
+            (SYSTEM, "late_rows") => Some(Snapshot { as_of, batches: vec![self.late_rows()] }),
+            (SYSTEM, name) => {
+                let all = self.system.read().unwrap_or_else(PoisonError::into_inner);
+                let table = all.iter().find(|table| table.name == name)?;
+                Some(Snapshot { as_of, batches: vec![(table.rows)()] })
+            }
             _ => None,
         };
         names.iter().map(snapshot).collect()
+    }
+
+    fn why_not(&self, name: &Name) -> Option<Refusal> {
+        let state = self.state();
+        let suspended = state.running.get(&name.name).filter(|_| name.namespace == PUBLIC)?.watch.suspended()?;
+        let message = format!("{} is suspended: {}", name.name, suspended.reason);
+        Some(Refusal::new("sql_stream_suspended", message).hint("replace it or drop it"))
     }
 }

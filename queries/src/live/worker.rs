@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use differential_dataflow::VecCollection;
 use operators::row::{Diff, Row};
@@ -12,6 +13,8 @@ use operators::time::Tick;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
+use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder, TimelyLogger};
+use timely::logging_core::Logger;
 use timely::worker::Worker;
 
 use super::command::{Command, Commands, Install};
@@ -22,7 +25,10 @@ use super::port::{Port, Ports, Queue};
 use super::subscribe::subscribe;
 use crate::catalog::{CORE, Core};
 use crate::plan::{Kind, Op};
-use crate::render::{Builder, Rendered};
+use crate::render::{Builder, Rendered, Usage};
+
+/// How often streams' time is told.
+const TELL: Duration = Duration::from_millis(50);
 
 /// The derived streams of one worker.
 pub struct Live {
@@ -31,7 +37,9 @@ pub struct Live {
     keeper: Keeper,
     commands: Arc<Commands>,
     bases: Arc<BTreeMap<String, Arc<Held>>>,
-    dataflows: HashMap<String, usize>,
+    dataflows: HashMap<String, (usize, TimelyLogger)>,
+    /// When streams' time was told last.
+    told: Instant,
     /// Streams that wait for all workers to have their beginning.
     starting: Vec<Arc<Install>>,
     /// Streams that are built from the log, and what they are to follow then.
@@ -53,6 +61,7 @@ impl Live {
             commands,
             bases,
             dataflows: HashMap::new(),
+            told: Instant::now(),
             starting: Vec::new(),
             building: Vec::new(),
         }
@@ -106,6 +115,10 @@ impl Live {
                 Command::Follow(port) => self.follow(&port),
                 Command::Drop(port) => self.drop_stream(worker, &port),
             }
+        }
+        if self.told.elapsed() >= TELL {
+            self.dataflows.values().for_each(|(_, clock)| clock.flush());
+            self.told = Instant::now();
         }
         // A subscription that nothing arrives at has to be woken when it may begin.
         let ports = self.ports.clone();
@@ -172,20 +185,21 @@ impl Live {
             told: 0,
         };
         let (rows, faults) = (exit(&install.rows, port), exit(&install.faults, Rc::default()));
-        worker.dataflow::<Tick, _, _>(|scope| {
+        let clock = clock(install.usage.clone(), self.index);
+        worker.dataflow_core::<Tick, _, _, _>(&install.port, Some(clock.clone()), (), |(), scope| {
             let mut inputs = HashMap::new();
             for (name, kind, queue) in queues {
                 let stream = subscribe(scope, name.clone(), kind, queue, install.clone());
                 inputs.insert(name, stream);
             }
-            let mut builder = Builder::new(scope, inputs);
+            let mut builder = Builder::measured(scope, inputs, install.usage.clone());
             match builder.render(&install.node).expect("the catalog has built it once") {
                 Rendered::Events(events) => drop(exit_events(events, rows)),
                 Rendered::Table(table) => exit_table(table, rows),
             }
             exit_table(builder.faults(), faults);
         });
-        self.dataflows.insert(install.port.clone(), index);
+        self.dataflows.insert(install.port.clone(), (index, clock));
         if install.start.begun().is_none() && install.past.is_none() {
             install.start.report(whole_from);
             self.starting.push(install.clone());
@@ -196,10 +210,28 @@ impl Live {
         self.ports.close(port);
         self.starting.retain(|install| install.port != port);
         self.building.retain(|(install, _)| install.port != port);
-        if let Some(index) = self.dataflows.remove(port) {
+        if let Some((index, _)) = self.dataflows.remove(port) {
             worker.drop_dataflow(index);
         }
     }
+}
+
+/// Adds up how long a worker works for a stream: from each beginning of its dataflow to the end.
+fn clock(usage: Arc<Usage>, worker: usize) -> TimelyLogger {
+    let mut begun: Option<Duration> = None;
+    let logger = Logger::<TimelyEventBuilder>::new(Instant::now(), Duration::ZERO, move |_, events| {
+        for (at, event) in events.iter_mut().flat_map(|events| events.drain(..)) {
+            let TimelyEvent::Schedule(event) = event else { continue };
+            match event.start_stop {
+                StartStop::Start => begun = Some(at),
+                StartStop::Stop => {
+                    let worked = begun.take().map_or(Duration::ZERO, |begun| at.saturating_sub(begun));
+                    usage.worked(worker, worked.as_nanos() as u64);
+                }
+            }
+        }
+    });
+    logger.into_typed()
 }
 
 /// What a stream reads: names of ports, and what comes through them.

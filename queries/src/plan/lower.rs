@@ -44,7 +44,9 @@ pub fn lower(plan: &LogicalPlan, inputs: &Inputs) -> Result<Arc<Node>> {
         LogicalPlan::EmptyRelation(empty) => nothing(empty),
         LogicalPlan::Values(values) => constant(values),
         LogicalPlan::RecursiveQuery(_) => Err(refused("WITH RECURSIVE: nothing bounds its work; unroll the steps")),
-        LogicalPlan::Unnest(_) => Err(refused("unnest: it is not kept up to date yet")),
+        LogicalPlan::Unnest(_) => {
+            Err(refused("unnest: rows made of a list are not kept up to date; use the rows that the list was made of"))
+        }
         other => Err(refused(&format!("{}: a view is made of SELECT alone", other.display()))),
     }
 }

@@ -3,6 +3,7 @@
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::object_store;
+use datafusion::parquet::errors::ParquetError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use operators::error::Refusal;
 
@@ -22,6 +23,7 @@ pub fn refusal(error: &DataFusionError, tables: &[String]) -> Refusal {
         DataFusionError::SQL(error, _) => syntax(error),
         DataFusionError::SchemaError(error, _) => column(error),
         DataFusionError::ResourcesExhausted(why) => too_much(why.lines().next().unwrap_or_default()),
+        DataFusionError::ParquetError(why) if is_gone(why) => changed(),
         DataFusionError::ParquetError(why) => unreadable(&why.to_string()),
         DataFusionError::ObjectStore(why) if matches!(**why, object_store::Error::NotFound { .. }) => changed(),
         DataFusionError::ObjectStore(why) => unreadable(&why.to_string()),
@@ -36,6 +38,12 @@ pub fn refusal(error: &DataFusionError, tables: &[String]) -> Refusal {
         DataFusionError::NotImplemented(why) => Refusal::new("sql_invalid", shorten(why)),
         other => Refusal::new("sql_failed", shorten(&other.strip_backtrace())),
     }
+}
+
+/// Whether a file was there when it was looked for, and not any more when it was read.
+fn is_gone(error: &ParquetError) -> bool {
+    let ParquetError::External(why) = error else { return false };
+    matches!(why.downcast_ref(), Some(object_store::Error::NotFound { .. }))
 }
 
 /// The refusal of a table that there is not.

@@ -49,6 +49,7 @@ pub fn register(context: &SessionContext, directory: &Directory) {
     let constant = |name: &str, value: ScalarValue| {
         context.register_udf(ScalarUDF::from(Constant { name: name.to_owned(), value, signature: any() }));
     };
+    crate::functions::functions().into_iter().for_each(|function| context.register_udf(function));
     TRUE.iter().for_each(|name| constant(name, ScalarValue::from(true)));
     NULL.iter().for_each(|name| constant(name, ScalarValue::Utf8(None)));
     for no in ["pg_relation_is_publishable", "pg_is_in_recovery"] {

@@ -58,7 +58,8 @@ fn read(relations: &dyn Relations, name: &Name) -> Result<(Relation, Snapshot), 
         let snapshot = relations.snapshot(&name.namespace, &name.name)?;
         Some((relation.clone(), snapshot))
     });
-    found.ok_or_else(|| refuse::unknown_table(&name.name, &directory.known()))
+    let why = || relations.why_not(name).unwrap_or_else(|| refuse::unknown_table(&name.name, &directory.known()));
+    found.ok_or_else(why)
 }
 
 /// The key's values in the types of their columns, each with the column's place.

@@ -79,7 +79,7 @@ pub fn table(reference: &TableReference, directory: &Directory) -> Option<Record
         }
         "pg_database" => database(),
         "pg_roles" | "pg_user" => role(),
-        "pg_tables" => named(directory, &[Kind::Table, Kind::System], ["tablename", "tableowner"]),
+        "pg_tables" => named(directory, &[Kind::Table, Kind::System, Kind::History], ["tablename", "tableowner"]),
         "pg_views" => named(directory, &[Kind::View], ["viewname", "viewowner"]),
         "pg_settings" => settings(),
         other => {
@@ -123,7 +123,7 @@ fn namespaces(directory: &Directory) -> RecordBatch {
 fn letter(kind: Kind) -> &'static str {
     match kind {
         Kind::View => "v",
-        Kind::Table | Kind::System => "r",
+        Kind::Table | Kind::System | Kind::History => "r",
     }
 }
 

@@ -17,8 +17,9 @@ use operators::time::Tick;
 
 use super::directory::{CATALOG, Directory};
 use super::translate::{self, Translated};
-use super::{Described, Name, PUBLIC, Relations, SYSTEM, Snapshot, Told, functions, pg_catalog};
+use super::{Described, Kind, Name, PUBLIC, Relations, SYSTEM, Snapshot, Told, functions, pg_catalog, with_history};
 use crate::answer::Answer;
+use crate::history;
 use crate::question::{self, Options, refuse};
 
 /// Rows that are handed on at once: between two batches a question can be stopped.
@@ -38,8 +39,23 @@ enum Outcome {
     Nothing(Vec<String>),
 }
 
-/// Answers the query.
+/// Answers the query; anew where files of the history were replaced meanwhile.
 pub(super) async fn ask(
+    relations: &dyn Relations,
+    options: &Options,
+    statement: Statement,
+    parameters: Vec<ScalarValue>,
+) -> Result<Told, Refusal> {
+    for _ in 1..history::ATTEMPTS {
+        match ask_once(relations, options, statement.clone(), parameters.clone()).await {
+            Err(refusal) if refusal.code == refuse::CHANGED => {}
+            told => return told,
+        }
+    }
+    ask_once(relations, options, statement, parameters).await
+}
+
+async fn ask_once(
     relations: &dyn Relations,
     options: &Options,
     statement: Statement,
@@ -91,7 +107,7 @@ async fn plan(
     let context = question::session(options, CATALOG).map_err(refuse)?;
     functions::register(&context, &directory);
     let references = context.state().resolve_table_references(&statement).map_err(refuse)?;
-    let as_of = register(&context, relations, &directory, &references, with_rows)?;
+    let as_of = register(&context, relations, &directory, &references, with_rows).await?;
     let plan = context.state().statement_to_plan(statement).await.map_err(refuse)?;
     let columns = plan.schema().fields();
     let names = names
@@ -101,7 +117,7 @@ async fn plan(
 }
 
 /// Makes what the question reads known to its session; the tick as of which.
-fn register(
+async fn register(
     context: &SessionContext,
     relations: &dyn Relations,
     directory: &Directory,
@@ -130,6 +146,17 @@ fn register(
             context.register_table(reference.clone(), table(rows.schema(), vec![rows])?).map_err(refuse)?;
         }
     }
+    let old: Vec<_> = read.extract_if(.., |(_, relation)| relation.kind == Kind::History).collect();
+    let old: Vec<_> =
+        old.into_iter().filter_map(|(name, found)| Some((with_history::table(&found.name)?, name.clone()))).collect();
+    match relations.history().filter(|_| with_rows) {
+        Some(files) => history::register_as(context, files, &old).await?,
+        None => old.into_iter().try_for_each(|(found, name)| {
+            context.deregister_table(name.clone()).map_err(refuse)?;
+            context.register_table(name, table(found.shown_schema(), Vec::new())?).map_err(refuse)?;
+            Ok(())
+        })?,
+    }
     let names: Vec<Name> = read.iter().map(|(_, relation)| relation.name.clone()).collect();
     let snapshots = if with_rows { rows(relations, directory, &names)? } else { Vec::new() };
     let as_of = snapshots.first().map(|snapshot| snapshot.as_of);
@@ -149,7 +176,8 @@ fn rows(relations: &dyn Relations, directory: &Directory, names: &[Name]) -> Res
     }
     let snapshots = relations.snapshot_all(names);
     debug_assert!(snapshots.iter().flatten().all(|one| Some(one.as_of) == snapshots[0].as_ref().map(|s| s.as_of)));
-    let gone = |name: &Name| refuse::unknown_table(&name.name, &directory.known()).hint("it was just dropped");
+    let dropped = |name: &Name| refuse::unknown_table(&name.name, &directory.known()).hint("it was just dropped");
+    let gone = |name: &Name| relations.why_not(name).unwrap_or_else(|| dropped(name));
     snapshots.into_iter().zip(names).map(|(snapshot, name)| snapshot.ok_or_else(|| gone(name))).collect()
 }
 

@@ -17,6 +17,7 @@ use datafusion::scalar::ScalarValue;
 use operators::exact_sum::ExactSum;
 use operators::row::{Codec, Diff, Row, count, repeated};
 
+use super::usage::Size;
 use crate::plan::{Aggregate, canonical};
 
 /// How an aggregate is kept up to date.
@@ -198,6 +199,14 @@ fn way(aggregate: &Aggregate, values: &[DataType], only_come: bool) -> Way {
     }
 }
 
+impl State {
+    /// What it takes without the rows that it keeps.
+    pub fn size() -> Size {
+        // An exact sum of numbers alike has two or three parts.
+        Size::bytes((size_of::<State>() + size_of::<ExactSum>() + 96) as i64)
+    }
+}
+
 /// The columns of a batch of changes that one aggregate takes.
 pub struct Taken {
     way: Way,
@@ -207,17 +216,18 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Row `row` comes `diff` times.
-    pub fn update(&self, state: &mut State, row: usize, diff: Diff) {
+    /// Row `row` comes `diff` times. Tells by what the state keeps more.
+    pub fn update(&self, state: &mut State, row: usize, diff: Diff) -> Size {
         if let Some(filter) = &self.filter
             && (filter.is_null(row) || !filter.as_boolean().value(row))
         {
-            return;
+            return Size::default();
         }
         let there = self.arguments.first().is_none_or(|argument| argument.is_valid(row));
         if !there && self.way != Way::All {
-            return;
+            return Size::default();
         }
+        let mut more = Size::default();
         match state {
             State::Number { rows, sum } => {
                 *rows += diff;
@@ -234,13 +244,20 @@ impl Taken {
                     _ => best.as_ref().is_none_or(|best| new > best),
                 };
                 if better {
+                    more = Size::of(new) + best.as_ref().map_or(Size::default(), |old| -Size::of(old));
                     *best = Some(new.clone());
                 }
             }
             State::Values(values) => {
-                count(values, self.rows[row].clone(), diff);
+                more = Size::of(&self.rows[row]) * count(values, self.rows[row].clone(), diff);
             }
         }
+        more
+    }
+
+    /// What it takes until its rows are given to their groups.
+    pub fn size(&self) -> Size {
+        Size::bytes(self.rows.iter().map(|row| Size::of(row).bytes).sum())
     }
 
     fn whole(&self, row: usize) -> i128 {

@@ -3,6 +3,7 @@
 //! Invariant: what a group puts out depends on its rows at the tick alone, not on how they came.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate;
@@ -13,6 +14,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::outputs::{Outputs, Updates};
+use super::usage::{Gauge, Size};
 use super::{Fault, Keyed, Table};
 
 /// What becomes of groups of rows.
@@ -27,6 +29,16 @@ pub trait Groups: 'static {
     fn due(&self) -> Option<Tick> {
         None
     }
+
+    /// What is kept.
+    fn size(&self) -> Size;
+}
+
+/// Changes that wait for their tick to close.
+#[derive(Default)]
+struct Waiting {
+    changes: Vec<((Row, Row), Diff)>,
+    size: Size,
 }
 
 /// What changes at a tick.
@@ -59,7 +71,7 @@ impl Out {
 }
 
 /// Keeps groups; each key lives on one worker.
-pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Table<'s>, Table<'s>) {
+pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups, gauge: Arc<Gauge>) -> (Table<'s>, Table<'s>) {
     let scope = keyed.inner.scope();
     let (index, peers) = (scope.index() as u64, scope.peers() as u64);
     let mut builder = OperatorBuilder::new(name.into(), scope);
@@ -69,11 +81,13 @@ pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Tabl
     builder.build(move |capabilities| {
         let mut starting = (Row::default().spread() % peers == index).then_some(());
         let mut closing = Closing::new(outputs, capabilities);
-        let mut pending: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
+        let mut pending: BTreeMap<Tick, Waiting> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|_, updates| {
                 for (data, tick, diff) in updates.drain(..) {
-                    pending.entry(tick).or_default().push((data, diff));
+                    let waiting = pending.entry(tick).or_default();
+                    waiting.size += Size::of_pair(&data.0, &data.1);
+                    waiting.changes.push((data, diff));
                 }
             });
             let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
@@ -82,7 +96,7 @@ pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Tabl
             }
             let mut out = Out::default();
             while let Some(tick) = next(pending.first_key_value().map(|(tick, _)| *tick), groups.due(), upto) {
-                let mut changes = pending.remove(&tick).unwrap_or_default();
+                let mut changes = pending.remove(&tick).unwrap_or_default().changes;
                 if tick == 0 && starting.take().is_some() {
                     groups.start(&mut out);
                 }
@@ -90,6 +104,7 @@ pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups) -> (Tabl
                 groups.change(tick, &changes, &mut out);
                 closing.take(tick, &mut out);
             }
+            gauge.set(pending.values().fold(groups.size(), |sum, waiting| sum + waiting.size));
             closing.close(upto);
         }
     });

@@ -11,6 +11,7 @@ use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
 
 use super::map::{self, Nulls};
+use super::usage::{Size, kept};
 use super::{Builder, Index, Keyed, Rendered, Table, lookup};
 use crate::plan::{Expression, Join, Kind, Node, canonical, types};
 
@@ -91,6 +92,12 @@ impl<'s> Builder<'s> {
         } else {
             table.flat_map(|row| (0..PARTS).map(move |part| (Row::new(&[part]), row.clone())))
         };
+        // Further parts share the bytes of the first one's rows.
+        let keyed = kept(keyed, self.usage.gauge("Join"), move |(part, row)| match part.bytes() {
+            [0] => Size::of_pair(part, row),
+            _ if once => Size::of_pair(part, row),
+            _ => Size::bytes(Size::of_pair(part, &Row::default()).bytes),
+        });
         let index = keyed.arrange_by_key_named("Parts");
         self.indexes.insert(name, index.clone());
         Ok(index)
@@ -100,23 +107,29 @@ impl<'s> Builder<'s> {
     fn matched(&mut self, join: &Join, side: Side) -> Result<Table<'s>> {
         if join.filter.is_some() {
             let met = self.pairs(join)?.map(move |(left, right)| side.of(left, right)).distinct_core::<i64>();
-            return Ok(self
-                .table(side.of(&join.left, &join.right))?
-                .map(|row| (row, ()))
-                .semijoin(met)
-                .map(|(row, ())| row));
+            let met = self.kept_distinct(met);
+            let all = self.table(side.of(&join.left, &join.right))?;
+            let all = kept(all, self.usage.gauge("Join"), Size::of);
+            return Ok(all.map(|row| (row, ())).semijoin(met).map(|(row, ())| row));
         }
         let (mine, others) = (side.of(&join.left, &join.right), side.of(&join.right, &join.left));
         if join.on.is_empty() {
             let any = self.table(others)?.map(|_| ());
-            return Ok(by_part(self.table(mine)?).semijoin(anywhere(any)).map(|(_, row)| row));
+            let mine = kept(self.table(mine)?, self.usage.gauge("Join"), Size::of);
+            return Ok(by_part(mine).semijoin(anywhere(any)).map(|(_, row)| row));
         }
         let nulls = if join.nulls_equal { Nulls::Stay } else { Nulls::Go };
         let (left_by, right_by): (Vec<Expression>, Vec<Expression>) = join.on.iter().cloned().unzip();
         let (by, others_by) = (side.of(&left_by, &right_by), side.of(&right_by, &left_by));
         let index = self.index(mine, by, nulls)?;
         let keys = self.index(others, others_by, nulls)?.as_collection(|key, _| key.clone()).distinct_core::<i64>();
+        let keys = self.kept_distinct(keys);
         Ok(index.join_core(keys.arrange_by_self_named("Keys"), |_, row, ()| Some(row.clone())))
+    }
+
+    /// Rows that DISTINCT has let through once: it keeps them as they came and as they are, and who joins them does so too.
+    fn kept_distinct(&self, rows: Table<'s>) -> Table<'s> {
+        kept(rows, self.usage.gauge("Join"), |row| Size::of(row) + Size::bytes(2 * Size::of(row).bytes))
     }
 
     /// Rows of one side that meet none.
@@ -144,7 +157,9 @@ impl<'s> Builder<'s> {
         let right_known = self.keyed(&join.right, &right_by, Nulls::Go)?.map(|(_, row)| row);
         let nulls = anywhere(right.clone().concat(right_known.negate()).map(|_| ()));
         let any = anywhere(right.map(|_| ()));
-        let unless = |rows: Table<'s>, there: Parts<'s>| by_part(rows).antijoin(there).map(|(_, row)| row);
+        let unless = |rows: Table<'s>, there: Parts<'s>| {
+            by_part(kept(rows, self.usage.gauge("Join"), Size::of)).antijoin(there).map(|(_, row)| row)
+        };
         Ok(unless(known.concat(matched.negate()), nulls).concat(unless(unknown, any)))
     }
 }

@@ -24,6 +24,7 @@ use timely::dataflow::operators::vec::Broadcast;
 use super::evaluate::Stage;
 use super::map::{self, Nulls, in_order, ticks};
 use super::outputs::{Outputs, Updates};
+use super::usage::{Gauge, Size};
 use super::{Builder, Fault, Keyed, Rendered, Table};
 use crate::plan::{Expression, Join, Kind, Node, canonical, types};
 
@@ -52,8 +53,9 @@ pub fn lookup<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join) -> R
         filter: join.filter.clone(),
         out: map::event_schema(&node.schema),
         rows: HashMap::default(),
+        size: Size::default(),
     };
-    let (events, faults) = run(stream, keyed, look);
+    let (events, faults) = run(stream, keyed, look, builder.usage.gauge("Lookup"));
     builder.faults.push(faults);
     Ok(Rendered::Events(events))
 }
@@ -70,9 +72,19 @@ struct Look {
     filter: Option<Expression>,
     out: SchemaRef,
     rows: HashMap<Row, BTreeMap<Row, Diff>, foldhash::fast::FixedState>,
+    /// Of the table's rows.
+    size: Size,
 }
 
-fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) -> (Stream<'s, Tick, Batch>, Table<'s>) {
+/// Of the list of a key's rows.
+const KEY: Size = Size { rows: 0, bytes: 96 };
+
+fn run<'s>(
+    events: Stream<'s, Tick, Batch>,
+    table: Keyed<'s>,
+    mut look: Look,
+    gauge: Arc<Gauge>,
+) -> (Stream<'s, Tick, Batch>, Table<'s>) {
     let mut builder = OperatorBuilder::new("Lookup".into(), events.scope());
     let mut events_input = builder.new_input(events, Pipeline);
     let mut table_input = builder.new_input(table.inner.broadcast(), Pipeline);
@@ -108,6 +120,7 @@ fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) ->
                 look.change(changes);
             }
             put(look.work(&mut waiting, upto, &mut failed), &held);
+            gauge.set(look.size() + size_of(&waiting, &changes));
             if let Some(held) = &held {
                 outputs.faults(&held[1], failed);
             }
@@ -120,11 +133,24 @@ fn run<'s>(events: Stream<'s, Tick, Batch>, table: Keyed<'s>, mut look: Look) ->
     (rows, faults)
 }
 
+/// Of what waits for its tick.
+fn size_of(events: &[RecordBatch], changes: &BTreeMap<Tick, Vec<((Row, Row), Diff)>>) -> Size {
+    let events =
+        events.iter().map(|rows| Size { rows: rows.num_rows() as i64, bytes: rows.get_array_memory_size() as i64 });
+    let changes = changes.values().flatten().map(|((key, row), _)| Size::of_pair(key, row));
+    events.chain(changes).fold(Size::default(), |sum, size| sum + size)
+}
+
 impl Look {
+    fn size(&self) -> Size {
+        self.size + KEY * self.rows.len() as Diff
+    }
+
     fn change(&mut self, changes: Vec<((Row, Row), Diff)>) {
         for ((key, row), diff) in changes {
             let rows = self.rows.entry(key.clone()).or_default();
-            count(rows, row, diff);
+            let size = Size::of_pair(&key, &row);
+            self.size += size * count(rows, row, diff);
             if rows.is_empty() {
                 self.rows.remove(&key);
             }

@@ -16,6 +16,7 @@ use operators::time::Tick;
 use super::accumulate::{Kept, State, Taken};
 use super::group::{Groups, Out};
 use super::reduce_events::reduce_events;
+use super::usage::Size;
 use super::{Builder, Fault, Rendered, Table, map};
 use crate::plan::{Aggregate, Node, Retention, canonical, types};
 
@@ -34,11 +35,12 @@ impl<'s> Builder<'s> {
             kept: kept.collect::<Result<Vec<_>>>()?,
             global: keys == 0 && !aggregates.is_empty(),
             groups: HashMap::default(),
+            size: Size::default(),
             ends: retention.map(|retention| Ends::new(input, keys, retention)).transpose()?,
         };
         if let Rendered::Events(events) = self.render(input)? {
             let codec = Codec::new(canonical(&types(&input.schema)[..keys]))?;
-            let (table, faults) = reduce_events(events, codec, reduce);
+            let (table, faults) = reduce_events(events, codec, reduce, self.usage.gauge("Reduce"));
             self.faults.push(faults);
             return Ok(table);
         }
@@ -55,6 +57,7 @@ pub(super) struct Reduce {
     /// Without keys there is one group, also when there are no rows.
     global: bool,
     groups: HashMap<Row, Group, foldhash::fast::FixedState>,
+    size: Size,
     ends: Option<Ends>,
 }
 
@@ -89,18 +92,24 @@ struct Group {
     dirty: bool,
     out: Option<Row>,
     fault: Option<String>,
+    /// What it takes, the row that was put out included.
+    size: Size,
 }
 
 impl Group {
-    fn take(&mut self, taken: &[Taken], at: usize, diff: Diff, key: &[u8], dirty: &mut Vec<Row>) {
+    /// Takes a row in; tells by what is kept more.
+    fn take(&mut self, taken: &[Taken], at: usize, diff: Diff, key: &[u8], dirty: &mut Vec<Row>) -> Size {
         self.rows += diff;
+        let mut more = Size::default();
         for (taken, state) in taken.iter().zip(&mut self.states) {
-            taken.update(state, at, diff);
+            more += taken.update(state, at, diff);
         }
+        self.size += more;
         if !self.dirty {
             self.dirty = true;
             dirty.push(Row::new(key));
         }
+        more
     }
 }
 
@@ -108,7 +117,9 @@ impl Groups for Reduce {
     fn start(&mut self, out: &mut Out) {
         if self.global {
             let key = Row::default();
-            self.groups.insert(key.clone(), empty(&self.kept));
+            let group = empty(&self.kept, &key);
+            self.size += group.size;
+            self.groups.insert(key.clone(), group);
             self.put_out(&[key], out);
         }
     }
@@ -130,10 +141,21 @@ impl Groups for Reduce {
         }
         self.put_out(&dirty, out);
     }
+
+    fn size(&self) -> Size {
+        self.size
+    }
 }
 
-fn empty(kept: &[Kept]) -> Group {
-    Group { rows: 0, states: kept.iter().map(Kept::empty).collect(), dirty: false, out: None, fault: None }
+/// A group without rows, which counts as a row itself.
+fn empty(kept: &[Kept], key: &Row) -> Group {
+    let states: Vec<State> = kept.iter().map(Kept::empty).collect();
+    let size = Size::of(key) + Size::bytes(size_of::<Group>() as i64) + State::size() * states.len() as Diff;
+    Group { rows: 0, states, dirty: false, out: None, fault: None, size }
+}
+
+fn size_of_out(out: Option<&Row>) -> Size {
+    out.map_or(Size::default(), |row| Size::bytes(Size::of(row).bytes))
 }
 
 impl Reduce {
@@ -150,7 +172,7 @@ impl Reduce {
         out: &mut Out,
     ) {
         if let Some(group) = self.groups.get_mut(key) {
-            group.take(taken, at, diff, key, dirty);
+            self.size += group.take(taken, at, diff, key, dirty);
             return;
         }
         let row = Row::new(key);
@@ -163,8 +185,10 @@ impl Reduce {
             }
             ends.by_tick.entry(end).or_default().push(row.clone());
         }
-        let group = self.groups.entry(row).or_insert_with(|| empty(&self.kept));
-        group.take(taken, at, diff, key, dirty);
+        let group = empty(&self.kept, &row);
+        self.size += group.size;
+        let group = self.groups.entry(row).or_insert(group);
+        self.size += group.take(taken, at, diff, key, dirty);
     }
 
     /// Groups whose time is over leave.
@@ -173,6 +197,7 @@ impl Reduce {
         let later = ends.by_tick.split_off(&(tick + 1));
         for key in std::mem::replace(&mut ends.by_tick, later).into_values().flatten() {
             if let Some(group) = self.groups.remove(&key) {
+                self.size -= group.size;
                 out.replace(group.out.as_ref(), None);
             }
         }
@@ -204,8 +229,12 @@ impl Reduce {
             }
             out.replace(group.out.as_ref(), new.as_ref());
             out.fault("Reduce", group.fault.as_deref(), fault.as_deref());
+            let more = size_of_out(new.as_ref()) + -size_of_out(group.out.as_ref());
+            group.size += more;
+            self.size += more;
             (group.out, group.fault, group.dirty) = (new, fault, false);
             if group.rows == 0 && !self.global {
+                self.size -= group.size;
                 self.groups.remove(key);
             }
         }

@@ -24,6 +24,7 @@ use super::group::{Closing, Groups as _, Out, next};
 use super::map::{in_order, ticks};
 use super::outputs::Outputs;
 use super::reduce::Reduce;
+use super::usage::{Gauge, Size};
 
 /// The first columns of a batch, as keys.
 fn keys_of(rows: &RecordBatch, keys: &Codec) -> Vec<ArrayRef> {
@@ -72,6 +73,7 @@ struct Waiting {
     taken: Vec<Taken>,
     /// The next row.
     at: usize,
+    size: Size,
 }
 
 impl Waiting {
@@ -81,8 +83,11 @@ impl Waiting {
         let keys = (!columns.is_empty()).then(|| codec.encode_together(&columns).expect("columns of the plan"));
         let values: Vec<usize> = (columns.len()..rows.num_columns() - 1).collect();
         let values = rows.project(&values).expect("columns of the batch");
-        let taken = kept.iter().map(|kept| kept.take(&values).expect("columns of the plan")).collect();
-        Self { rows, keys, taken, at: 0 }
+        let taken: Vec<Taken> = kept.iter().map(|kept| kept.take(&values).expect("columns of the plan")).collect();
+        let columns = rows.get_array_memory_size() + keys.as_ref().map_or(0, Rows::size);
+        let size = Size { rows: rows.num_rows() as i64, bytes: columns as i64 };
+        let size = taken.iter().fold(size, |sum, taken| sum + taken.size());
+        Self { rows, keys, taken, at: 0, size }
     }
 
     fn tick(&self) -> Option<Tick> {
@@ -107,6 +112,7 @@ pub(super) fn reduce_events<'s>(
     events: Stream<'s, Tick, Batch>,
     keys: Codec,
     mut reduce: Reduce,
+    gauge: Arc<Gauge>,
 ) -> (Table<'s>, Table<'s>) {
     let scope = events.scope();
     let (index, peers) = (scope.index() as u64, scope.peers() as u64);
@@ -140,6 +146,7 @@ pub(super) fn reduce_events<'s>(
                 closing.take(tick, &mut out);
             }
             waiting.retain(|batch| batch.tick().is_some());
+            gauge.set(waiting.iter().fold(reduce.size(), |sum, batch| sum + batch.size));
             closing.close(upto);
         }
     });

@@ -3,6 +3,7 @@
 //! Invariant: a row leaves at its tick also when nothing arrives. A row that is never there again is not kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::cast;
@@ -18,6 +19,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::evaluate::Stage;
 use super::outputs::{Outputs, Updates};
+use super::usage::{Gauge, Size};
 use super::{Fault, Table};
 use crate::plan::Bound;
 
@@ -56,23 +58,34 @@ impl Limit {
 #[derive(Default)]
 struct Timer {
     changes: Vec<(Row, Diff)>,
+    size: Size,
     /// How many there were when last those were removed that cancel out.
     tidy: usize,
 }
 
 impl Timer {
-    /// Rows that come and go again and again before their time cost no more than those that are there.
-    fn add(&mut self, row: Row, diff: Diff) {
+    /// Rows that come and go again and again before their time cost no more than those that are there. Tells by what it keeps
+    /// more.
+    fn add(&mut self, row: Row, diff: Diff) -> Size {
+        let before = self.size;
+        self.size += Size::of(&row);
         self.changes.push((row, diff));
         if self.changes.len() >= 64.max(self.tidy * 2) {
             consolidate(&mut self.changes);
             self.tidy = self.changes.len();
+            self.size = self.changes.iter().fold(Size::default(), |sum, (row, _)| sum + Size::of(row));
         }
+        self.size + -before
     }
 }
 
 /// The rows of `table` while all bounds hold.
-pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> Result<(Table<'s>, Table<'s>)> {
+pub fn temporal<'s>(
+    table: Table<'s>,
+    schema: &SchemaRef,
+    bounds: &[Bound],
+    gauge: Arc<Gauge>,
+) -> Result<(Table<'s>, Table<'s>)> {
     let codec = Codec::new(schema.clone())?;
     let limits = bounds.iter().map(|bound| Limit::new(bound, schema)).collect::<Result<Vec<_>>>()?;
     let stage = Stage { filter: None, columns: bounds.iter().map(|bound| bound.at.clone()).collect() };
@@ -83,6 +96,7 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
         let mut timers: BTreeMap<Tick, Timer> = BTreeMap::new();
         let mut held: Option<Capability<Tick>> = None;
         let mut newest: Tick = 0;
+        let mut size = Size::default();
         move |frontiers| {
             input.for_each(|time, updates| {
                 let batch = codec.decode(updates.iter().map(|(row, ..)| row)).expect("rows of the plan");
@@ -98,9 +112,9 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
                     let (data, tick, diff) = &updates[*row as usize];
                     newest = newest.max(*tick);
                     let Some((from, until)) = span(&columns, &limits, index, *tick) else { continue };
-                    timers.entry(from).or_default().add(data.clone(), *diff);
+                    size += timers.entry(from).or_default().add(data.clone(), *diff);
                     if let Some(until) = until {
-                        timers.entry(until).or_default().add(data.clone(), -diff);
+                        size += timers.entry(until).or_default().add(data.clone(), -diff);
                     }
                 }
                 if held.as_ref().is_none_or(|held| *time.time() < *held.time()) {
@@ -113,11 +127,13 @@ pub fn temporal<'s>(table: Table<'s>, schema: &SchemaRef, bounds: &[Bound]) -> R
             let upto = upto.unwrap_or(newest + 1);
             let later = timers.split_off(&upto);
             let mut due: Updates = Vec::new();
-            for (tick, Timer { mut changes, .. }) in std::mem::replace(&mut timers, later) {
+            for (tick, Timer { mut changes, size: gone, .. }) in std::mem::replace(&mut timers, later) {
+                size -= gone;
                 consolidate(&mut changes);
                 due.extend(changes.into_iter().map(|(row, diff)| (row, tick, diff)));
             }
             outputs.rows(capability, due);
+            gauge.set(size);
             match timers.first_key_value() {
                 Some((next, _)) if !frontiers[0].is_empty() => {
                     let next = *next.max(capability.time());
@@ -160,5 +176,6 @@ mod tests {
             timer.add(row, 1);
         }
         assert!(timer.changes.len() <= 64, "{} changes", timer.changes.len());
+        assert_eq!(timer.size.rows as usize, timer.changes.len());
     }
 }

@@ -15,6 +15,7 @@ use operators::time::Tick;
 
 use super::evaluate::all;
 use super::group::{Groups, Out, by_key, difference};
+use super::usage::Size;
 use crate::plan::{Expression, Node};
 
 /// An order of rows.
@@ -69,6 +70,7 @@ pub struct Top {
     /// Rows beyond the last one taken never come back: nothing before them leaves.
     only_come: bool,
     groups: HashMap<Row, Group, foldhash::fast::FixedState>,
+    size: Size,
 }
 
 #[derive(Default)]
@@ -77,18 +79,30 @@ struct Group {
     out: Vec<Row>,
 }
 
+/// Of a group beside its rows: its key, and lists that share them.
+pub(super) const GROUP: Size = Size { rows: 0, bytes: 256 };
+
 impl Top {
     pub fn new(input: &Arc<Node>, order: &[(Expression, SortOptions)], skip: usize, fetch: usize) -> Result<Self> {
         let only_come = input.append_only;
-        Ok(Self { order: Order::new(input, order)?, skip, fetch, only_come, groups: HashMap::default() })
+        Ok(Self {
+            order: Order::new(input, order)?,
+            skip,
+            fetch,
+            only_come,
+            groups: HashMap::default(),
+            size: Size::default(),
+        })
     }
 }
 
-/// Leaves the first `most` rows.
-fn trim(rows: &mut BTreeMap<(Row, Row), Diff>, most: usize) {
+/// Leaves the first `most` rows; tells what went.
+fn trim(rows: &mut BTreeMap<(Row, Row), Diff>, most: usize) -> Size {
+    let mut gone = Size::default();
     while rows.len() > most {
-        rows.pop_last();
+        gone += rows.pop_last().map(|((place, row), _)| Size::of_pair(&place, &row)).unwrap_or_default();
     }
+    gone
 }
 
 impl Groups for Top {
@@ -99,12 +113,13 @@ impl Groups for Top {
             let key = &run[0].0.0;
             let group = self.groups.entry_ref(key).or_default();
             for (((_, row), diff), place) in run.iter().zip(&mut places) {
-                count(&mut group.rows, (place, row.clone()), *diff);
+                let size = Size::of_pair(&place, row);
+                self.size += size * count(&mut group.rows, (place, row.clone()), *diff);
             }
             let taken = repeated(&group.rows).skip(self.skip).take(self.fetch);
             let mut new: Vec<Row> = taken.map(|(_, row)| row.clone()).collect();
             if self.only_come {
-                trim(&mut group.rows, self.skip.saturating_add(self.fetch));
+                self.size -= trim(&mut group.rows, self.skip.saturating_add(self.fetch));
             }
             new.sort_unstable();
             difference(&group.out, &new, out);
@@ -113,5 +128,9 @@ impl Groups for Top {
                 self.groups.remove(key);
             }
         }
+    }
+
+    fn size(&self) -> Size {
+        self.size + GROUP * self.groups.len() as Diff
     }
 }

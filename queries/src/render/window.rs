@@ -13,7 +13,8 @@ use operators::row::{Codec, Diff, Row, count, repeated};
 use operators::time::Tick;
 
 use super::group::{Groups, Out, by_key, difference};
-use super::top::Order;
+use super::top::{GROUP, Order};
+use super::usage::Size;
 use crate::plan::{Expression, Node, canonical, types};
 
 pub struct Windows {
@@ -22,6 +23,7 @@ pub struct Windows {
     /// The columns that are added.
     added: Codec,
     groups: HashMap<Row, Group, foldhash::fast::FixedState>,
+    size: Size,
 }
 
 #[derive(Default)]
@@ -44,6 +46,7 @@ impl Windows {
             functions: functions.to_vec(),
             added: Codec::new(canonical(&kinds))?,
             groups: HashMap::default(),
+            size: Size::default(),
         })
     }
 }
@@ -75,7 +78,8 @@ impl Groups for Windows {
             let key = &run[0].0.0;
             let group = self.groups.entry_ref(key).or_default();
             for (((_, row), diff), place) in run.iter().zip(&mut places) {
-                count(&mut group.rows, (place, row.clone()), *diff);
+                let size = Size::of_pair(&place, row);
+                self.size += size * count(&mut group.rows, (place, row.clone()), *diff);
             }
             let (new, fault) = match computed(&group.rows, self.order.codec(), &self.functions, &self.added) {
                 Ok(new) => (new, None),
@@ -83,10 +87,21 @@ impl Groups for Windows {
             };
             difference(&group.out, &new, out);
             out.fault("Window", group.fault.as_deref(), fault.as_deref());
+            self.size += bytes(&new);
+            self.size -= bytes(&group.out);
             (group.out, group.fault) = (new, fault);
             if group.rows.is_empty() {
                 self.groups.remove(key);
             }
         }
     }
+
+    fn size(&self) -> Size {
+        self.size + GROUP * self.groups.len() as Diff
+    }
+}
+
+/// Results are longer copies of rows that are counted already.
+fn bytes(rows: &[Row]) -> Size {
+    Size::bytes(rows.iter().map(|row| Size::of(row).bytes).sum())
 }

@@ -10,7 +10,7 @@ use differential_dataflow::AsCollection;
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
 use queries::plan::{Inputs, Kind, Node, lower, plan_sql};
-use queries::render::{Builder, Fault, Rendered};
+use queries::render::{Builder, Fault, Rendered, Size, Usage};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::{Input, Inspect, Probe};
@@ -121,6 +121,13 @@ fn step(worker: &mut Worker) {
 
 /// Runs the plans in one dataflow on `workers` workers.
 pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Output> {
+    measured(tables, plans, workers).0
+}
+
+/// The same, and what the operators say that they keep at the end.
+pub fn measured(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> (Vec<Output>, Size) {
+    let usage = Arc::new(Usage::new(workers));
+    let told = usage.clone();
     let outputs: Arc<Vec<Mutex<Output>>> = Arc::new(plans.iter().map(|_| Mutex::default()).collect());
     let (shared, tables, plans) = (outputs.clone(), tables.to_vec(), plans.to_vec());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
@@ -137,7 +144,7 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
                 handles.push(handle);
             }
             for (place, plan) in plans.iter().enumerate() {
-                let mut builder = Builder::new(scope, inputs.clone());
+                let mut builder = Builder::measured(scope, inputs.clone(), usage.clone());
                 let table = match builder.render(plan).expect("the plan can be built") {
                     Rendered::Table(table) => table,
                     Rendered::Events(_) => panic!("tables give tables"),
@@ -181,7 +188,8 @@ pub fn run(tables: &[Changing], plans: &[Arc<Node>], workers: usize) -> Vec<Outp
     .expect("workers start");
     guards.join().into_iter().for_each(|ended| ended.expect("no worker panics"));
     let outputs = Arc::try_unwrap(outputs).expect("the workers have ended");
-    outputs.into_iter().map(|output| output.into_inner().expect("nobody panics with it")).collect()
+    let outputs = outputs.into_iter().map(|output| output.into_inner().expect("nobody panics with it")).collect();
+    (outputs, told.total())
 }
 
 /// Rows as text, ordered. Numbers are rounded to what different orders of addition agree on.

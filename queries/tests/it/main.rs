@@ -7,6 +7,8 @@ mod found;
 mod generate;
 mod harness;
 mod incremental;
+mod mutated;
 mod oracle;
 mod sets;
 mod trials;
+mod usage;

@@ -54,7 +54,8 @@ A stream over events is built from the log in the background, as if it had been 
         #[command(flatten)]
         server: Server,
     },
-    /// List the streams: state, rows, bytes, changes, rows with errors, and the time that they are of.
+    /// List the streams: state, rows, bytes, what they keep, their share of a worker's time, changes, rows with errors, and the
+    /// time that they are of; of a suspended one why it is.
     List {
         #[command(flatten)]
         server: Server,
@@ -168,8 +169,10 @@ impl Server {
                     // One that is refused is not there.
                     let Ok(status) = self.json(Method::GET, &format!("/{name}"), String::new()).await else { continue };
                     let percent = status["percent"].as_u64();
-                    if percent.is_some() && percent != told {
-                        print(&format!("{name}: {}\n", status["state"].as_str().unwrap_or_default()))?;
+                    if let Some(percent) = percent.filter(|percent| Some(*percent) != told) {
+                        print(&format!("{name}: building {percent} %\n"))?;
+                    }
+                    if percent.is_some() {
                         told = percent;
                     }
                 }
@@ -247,21 +250,52 @@ impl Server {
 
 /// The streams as lines with columns.
 fn table(streams: &[Value]) -> String {
-    let head = ["NAME", "STATE", "KIND", "ROWS", "BYTES", "CHANGES", "ERRORS", "SHARED", "READS", "AS OF"];
+    let head = [
+        "NAME",
+        "STATE",
+        "KIND",
+        "ROWS",
+        "BYTES",
+        "STATE ROWS",
+        "STATE BYTES",
+        "BUSY %",
+        "CHANGES",
+        "ERRORS",
+        "SHARED",
+        "READS",
+        "AS OF",
+    ];
     let mut lines: Vec<Vec<String>> = vec![head.iter().map(|word| (*word).to_owned()).collect()];
     let mut notes = String::new();
     for stream in streams {
+        if let Some(why) = stream["reason"].as_str() {
+            notes += &format!("suspended: {}: {why}\n", stream["name"].as_str().unwrap_or_default());
+        }
         for note in stream["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             notes += &format!("note: {}: {note}\n", stream["name"].as_str().unwrap_or_default());
         }
         let text = |name: &str| match &stream[name] {
             Value::String(text) => text.clone(),
             Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+            Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
             other => other.to_string(),
         };
         let at = stream["as_of"].as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        let mut line: Vec<String> =
-            ["name", "state", "kind", "rows", "bytes", "changes", "faults", "shares", "reads"].map(text).to_vec();
+        let names = [
+            "name",
+            "state",
+            "kind",
+            "rows",
+            "bytes",
+            "state_rows",
+            "state_bytes",
+            "busy_pct",
+            "changes",
+            "faults",
+            "shares",
+            "reads",
+        ];
+        let mut line: Vec<String> = names.map(text).to_vec();
         line.push(at.map_or_else(String::new, |at| at.to_string()));
         lines.push(line);
     }

@@ -137,6 +137,25 @@ impl Recording {
 
     /// Begins to play the drives into the gate at `url`, each in its own process.
     pub fn play(&self, url: &str, drives: &Expected) -> Playing {
+        let columns = self.columns();
+        let columns = ["--columns", columns.as_str()];
+        let keep =
+            |span_ms: i64| vec!["--keep-times".to_owned(), format!("--speed={}", span_ms as f64 / DRIVE_MS as f64)];
+        let csv = play(url, &self.csv, &keep(drives.span_ms(&drives.csv_devices)), &columns);
+        let gpx = play(url, &self.gpx, &keep(drives.span_ms(&drives.gpx_devices)), &[]);
+        Playing { processes: vec![csv, gpx] }
+    }
+
+    /// Plays the drives as fast as they are taken, as if each had just ended.
+    pub fn play_now(&self, url: &str) -> Playing {
+        let columns = self.columns();
+        let fast = ["--speed=0".to_owned()];
+        let csv = play(url, &self.csv, &fast, &["--columns", &columns]);
+        Playing { processes: vec![csv, play(url, &self.gpx, &fast, &[])] }
+    }
+
+    /// The names of the CSV's columns, as the player wants them.
+    fn columns(&self) -> String {
         let mut columns = self.columns.iter().fold(String::new(), |mut columns, (name, column)| {
             let _ = write!(columns, "{name}={column},");
             columns
@@ -146,17 +165,15 @@ impl Recording {
                 columns += &format!("{name}=,");
             }
         }
-        let columns = ["--columns", columns.trim_end_matches(',')];
-        let csv = play(url, &self.csv, drives.span_ms(&drives.csv_devices), &columns);
-        let gpx = play(url, &self.gpx, drives.span_ms(&drives.gpx_devices), &[]);
-        Playing { processes: vec![csv, gpx] }
+        columns.trim_end_matches(',').to_owned()
     }
 }
 
-fn play(url: &str, file: &Path, span_ms: i64, more: &[&str]) -> Child {
-    let speed = span_ms as f64 / DRIVE_MS as f64;
+fn play(url: &str, file: &Path, pace: &[String], more: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_haulstream"))
-        .args(["simulate", "--to", "http", "--url", url, "--keep-times", "--speed", &speed.to_string(), "--trace"])
+        .args(["simulate", "--to", "http", "--url", url])
+        .args(pace)
+        .arg("--trace")
         .arg(file)
         .args(more)
         .stdin(Stdio::null())
