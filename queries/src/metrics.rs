@@ -91,7 +91,7 @@ impl Metric {
             Metric::Closed => {
                 "Connections of the Postgres wire that we ended, by reason (`limit`, `idle`, `stalled`, `broken`, `fault`)."
             }
-            Metric::Streams => "Derived streams, by state (`running`, `suspended`, `named`).",
+            Metric::Streams => "Derived streams, by state (`running`, `building`, `suspended`, `named`).",
             Metric::StreamRows => "Rows of a derived stream's content, by stream; 0 for one that is gone.",
             Metric::StreamStateRows => "Rows that the operators of a derived stream keep, by stream.",
             Metric::StreamStateBytes => {
@@ -129,7 +129,7 @@ pub(crate) fn past(percent: u64, rows: u64) {
 
 /// Shows how derived streams do. `gone` are those that were shown before and are not there any more.
 pub(crate) fn streams(all: &[Status], gone: &[String]) {
-    for state in ["running", "suspended", "named"] {
+    for state in ["running", "building", "suspended", "named"] {
         let count = all.iter().filter(|stream| stream.state == state).count();
         gauge!(Metric::Streams.name(), "state" => state).set(count as f64);
     }

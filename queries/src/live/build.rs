@@ -75,7 +75,8 @@ impl Engine {
             return Err(Refusal::new("sql_too_many_streams", message).hint("drop one first"));
         }
         let budget = self.budget(view);
-        let suspended = |name: &&str| state.running.get(*name).is_some_and(|one| one.watch.suspended().is_some());
+        let there = |name: &str| overlay.get(name).or_else(|| state.running.get(name));
+        let suspended = |name: &&str| there(name).is_some_and(|one| one.watch.suspended().is_some());
         if let Some(name) = view.node.reads().into_iter().find(|name| suspended(name)) {
             return Err(Refusal::new("sql_stream_suspended", format!("{name}, which it reads, is suspended"))
                 .hint("replace or drop that one first: sql list says why it is"));
