@@ -229,7 +229,9 @@ impl Feed {
             Parcel::Updates(mut updates) => {
                 updates.retain(|(_, tick, _)| *tick < upto);
                 let table = fed.tables.entry(name.to_owned()).or_default();
-                updates.iter().for_each(|(row, _, diff)| count(table, row.clone(), *diff));
+                for (row, _, diff) in &updates {
+                    count(table, row.clone(), *diff);
+                }
                 fed.waiting_rows += updates.len();
                 (0, Parcel::Updates(updates))
             }
@@ -283,7 +285,9 @@ impl Feed {
     pub(super) fn correction(&self, name: &str, content: Vec<(Row, Diff)>) -> Vec<(Row, Diff)> {
         let mut wanted: BTreeMap<Row, Diff> = self.fed().tables.remove(name).unwrap_or_default();
         wanted.values_mut().for_each(|diff| *diff = -*diff);
-        content.into_iter().for_each(|(row, diff)| count(&mut wanted, row, diff));
+        for (row, diff) in content {
+            count(&mut wanted, row, diff);
+        }
         wanted.into_iter().collect()
     }
 }
