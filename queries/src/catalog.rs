@@ -122,7 +122,8 @@ impl Catalog {
         let logical = plan::plan_sql(&inputs, &declaration.query).map_err(refuse)?;
         let node = plan::lower(&logical, &inputs).map_err(refuse)?;
         let names = |name: &str| columns(self.relation(name));
-        let node = plan::bounded(&node, declaration.retention_ms, &names).map_err(refuse)?;
+        let node = plan::bounded(&node, declaration.times(), &names).map_err(refuse)?;
+        declaration.meets(&node)?;
         let schema = named(&logical, &node, &declaration)?;
         let relation = Relation { name, schema, kind: node.kind, key: declaration.key.clone() };
         Ok(View { declaration, relation, node, logical, uses })

@@ -8,6 +8,7 @@ mod bounds;
 mod express;
 mod join;
 mod lower;
+mod meet;
 mod push;
 mod refuse;
 mod session;
@@ -30,7 +31,9 @@ use datafusion::physical_expr::window::WindowExpr;
 use operators::row::Codec;
 
 pub use bounds::bounded;
+pub(crate) use express::place;
 pub use lower::lower;
+pub use meet::{Meets, Times, Within};
 pub use refuse::{refusal, unknown_name};
 pub use session::{Inputs, plan_sql, session};
 pub use share::{inlined, renamed, shareable, substitute};
@@ -167,7 +170,7 @@ pub struct Bound {
 }
 
 /// A join.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Join {
     /// Left input.
     pub left: Arc<Node>,
@@ -183,6 +186,8 @@ pub struct Join {
     pub nulls_equal: bool,
     /// NOT IN: a null on the right side leaves nothing.
     pub null_aware: bool,
+    /// At which times.
+    pub meets: Meets,
 }
 
 /// One aggregate of a [`Op::Reduce`]. Places count from the first column after the keys.
@@ -271,8 +276,9 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
         Op::Constant(rows) => format!("constant {}", whole(rows)),
         Op::Map { input, filter, project } => format!("map {:?} {filter:?} {project:?}", input.id.0),
         Op::Join(join) => {
-            let Join { left, right, on, filter, kind, nulls_equal, null_aware } = join;
-            format!("join {} {} {on:?} {filter:?} {kind:?} {nulls_equal} {null_aware}", left.id.0, right.id.0)
+            let Join { left, right, on, filter, kind, nulls_equal, null_aware, meets } = join;
+            let (left, right) = (left.id.0, right.id.0);
+            format!("join {left} {right} {on:?} {filter:?} {kind:?} {nulls_equal} {null_aware} {meets:?}")
         }
         Op::Reduce { input, keys, aggregates, retention } => {
             let told = |aggregate: &Aggregate| {

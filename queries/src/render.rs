@@ -4,9 +4,11 @@
 //! over the inputs' content at that tick.
 
 mod accumulate;
+mod correct;
 mod evaluate;
 mod fault;
 mod group;
+mod history;
 mod join;
 mod lookup;
 mod map;
@@ -17,6 +19,7 @@ mod temporal;
 mod top;
 mod usage;
 mod window;
+mod within;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -128,7 +131,10 @@ impl<'s> Builder<'s> {
     }
 
     /// The node's rows; events as rows that stay.
-    pub(crate) fn table(&mut self, node: &Arc<Node>) -> Result<Table<'s>> {
+    ///
+    /// # Errors
+    /// As of [`render`](Self::render).
+    pub fn table(&mut self, node: &Arc<Node>) -> Result<Table<'s>> {
         Ok(match self.render(node)? {
             Rendered::Table(table) => table,
             Rendered::Events(events) => map::insertions(events, Codec::new(node.schema.clone())?),

@@ -152,12 +152,12 @@ pub const ERRORS: &[ErrorCode] = &[
     error(
         "sql_option_unknown",
         Met::Streams,
-        "`WITH` has other options than `key`, `retention`, `sinks` and `access`.",
+        "`WITH` has other options than `key`, `retention`, `sinks`, `access`, `as_of`, `horizon`, `correct_for`, `memory` and `time`.",
     ),
     error(
         "sql_option_invalid",
         Met::Streams,
-        "A retention that is no time, a sink that there is not, or nothing to send.",
+        "A length of time that is none, a sink that there is not, nothing to send, or `as_of` and `correct_for` where no events meet a table.",
     ),
     error(
         "sql_key_missing",

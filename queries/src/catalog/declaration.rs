@@ -13,12 +13,15 @@ use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use operators::error::{Refusal, excerpt};
 
 use super::budget;
-use crate::plan;
+use crate::plan::{self, Meets, Node, Op};
 
 /// Longest name of a stream.
 const NAME_CHARS_MAX: usize = 63;
 /// Where the rows of a view can go.
 pub const SINKS: [&str; 5] = ["clickhouse", "edge", "kafka", "parquet", "redis"];
+
+/// What `WITH` can say.
+const OPTIONS: [&str; 9] = ["key", "retention", "sinks", "access", "as_of", "horizon", "correct_for", "memory", "time"];
 
 /// What a file declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,10 @@ pub struct Declaration {
     pub key: Vec<String>,
     /// How long after its time a window can be corrected, in milliseconds.
     pub retention_ms: Option<i64>,
+    /// Events meet tables as of their own time, if it is not longer ago than this, in milliseconds.
+    pub as_of_ms: Option<i64>,
+    /// How long an event that met no row waits for one, in milliseconds.
+    pub correct_for_ms: Option<i64>,
     /// Where its changes go.
     pub sinks: Vec<String>,
     /// The column that says whose a row is.
@@ -96,6 +103,8 @@ fn read(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
         materialized: view.materialized,
         key: Vec::new(),
         retention_ms: None,
+        as_of_ms: None,
+        correct_for_ms: None,
         sinks: Vec::new(),
         access: None,
         memory_bytes: None,
@@ -107,7 +116,7 @@ fn read(view: CreateView, text: &str) -> Result<Declaration, Refusal> {
     match view.options {
         CreateTableOptions::None => {}
         CreateTableOptions::With(options) => {
-            options.into_iter().try_for_each(|option| declaration.set(option))?;
+            declaration.set_all(options)?;
         }
         _ => return Err(Refusal::new("sql_option_unknown", "options are written as WITH (key = '…')").hint(HINT)),
     }
@@ -140,7 +149,63 @@ fn valid_name(name: &ObjectName) -> Result<String, Refusal> {
 }
 
 impl Declaration {
-    fn set(&mut self, option: SqlOption) -> Result<(), Refusal> {
+    /// What it says of time.
+    #[must_use]
+    pub fn times(&self) -> plan::Times {
+        plan::Times { retention: self.retention_ms, as_of: self.as_of_ms, correct_for: self.correct_for_ms }
+    }
+
+    /// Refuses what is said of events that look tables up, if the plan has none.
+    pub(super) fn meets(&self, node: &Node) -> Result<(), Refusal> {
+        let (mut as_of, mut corrected) = (self.as_of_ms.is_none(), self.correct_for_ms.is_none());
+        node.visit(&mut |node| {
+            if let Op::Join(join) = &node.op {
+                as_of |= matches!(join.meets, Meets::AsOf { .. });
+                corrected |= matches!(join.meets, Meets::Corrected { .. });
+            }
+        });
+        let missing = [("as_of", as_of), ("correct_for", corrected)].into_iter().find(|(_, there)| !there);
+        let Some((option, _)) = missing else { return Ok(()) };
+        let message = format!("{option} is for events that are joined with a table, and here are none");
+        Err(Refusal::new("sql_option_invalid", message).at(option).hint("leave it out"))
+    }
+
+    fn set_all(&mut self, options: Vec<SqlOption>) -> Result<(), Refusal> {
+        let (mut as_of, mut horizon_ms) = (false, None);
+        for option in options {
+            self.set(option, &mut as_of, &mut horizon_ms)?;
+        }
+        let wrong = |message: &str, at: &str, hint: &'static str| {
+            Err(Refusal::new("sql_option_invalid", message).at(at).hint(hint))
+        };
+        match (as_of, horizon_ms) {
+            (true, None) => {
+                return wrong(
+                    "as_of needs a horizon: so long the tables' history is kept",
+                    "as_of",
+                    "add horizon = '24 hours'",
+                );
+            }
+            (false, Some(_)) => {
+                return wrong("a horizon of what? it goes with as_of", "horizon", "add as_of = 'event time'");
+            }
+            _ => self.as_of_ms = horizon_ms,
+        }
+        if self.as_of_ms.is_some() && self.correct_for_ms.is_some() {
+            return wrong(
+                "an event meets the rows of its own time or waits for those to come, not both",
+                "correct_for",
+                "leave out as_of or correct_for",
+            );
+        }
+        if !self.materialized && (self.as_of_ms.is_some() || self.correct_for_ms.is_some()) {
+            let at = if self.as_of_ms.is_some() { "as_of" } else { "correct_for" };
+            return wrong("a view that is not materialized stands for its text alone", at, "CREATE MATERIALIZED VIEW");
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, option: SqlOption, as_of: &mut bool, horizon_ms: &mut Option<i64>) -> Result<(), Refusal> {
         let SqlOption::KeyValue { key, value } = option else {
             return Err(Refusal::new("sql_option_unknown", format!("{option} is not key = 'value'")).hint(HINT));
         };
@@ -156,13 +221,15 @@ impl Declaration {
         match name.as_str() {
             "key" => self.key = list(),
             "access" => self.access = Some(value.trim().to_owned()),
-            "retention" => {
-                let why = || {
-                    Refusal::new("sql_option_invalid", format!("retention '{}' is not a time", excerpt(&value)))
-                        .at("retention")
-                        .hint("write it as '7 days', '12 hours' or '30 minutes'")
-                };
-                self.retention_ms = Some(duration_ms(&value).ok_or_else(why)?);
+            "retention" => self.retention_ms = Some(length_ms(&name, &value)?),
+            "correct_for" => self.correct_for_ms = Some(length_ms(&name, &value)?),
+            "horizon" => *horizon_ms = Some(length_ms(&name, &value)?),
+            "as_of" if value.trim().eq_ignore_ascii_case("event time") => *as_of = true,
+            "as_of" => {
+                let message = format!("as_of '{}' is not 'event time'", excerpt(&value));
+                return Err(Refusal::new("sql_option_invalid", message)
+                    .at("as_of")
+                    .hint("write as_of = 'event time'; as of arrival is what there is without it"));
             }
             "sinks" => {
                 self.sinks = list();
@@ -172,13 +239,20 @@ impl Declaration {
             }
             "memory" => self.memory_bytes = Some(budget::memory(&value)?),
             "time" => self.time_pct = Some(budget::time(&value)?),
-            _ => {
-                let known = ["key", "retention", "sinks", "access", "memory", "time"];
-                return Err(plan::unknown_name("option", &name, &known));
-            }
+            _ => return Err(plan::unknown_name("option", &name, &OPTIONS)),
         }
         Ok(())
     }
+}
+
+/// Milliseconds of an option that is a length of time.
+fn length_ms(name: &str, value: &str) -> Result<i64, Refusal> {
+    let why = || {
+        Refusal::new("sql_option_invalid", format!("{name} '{}' is not a time", excerpt(value)))
+            .at(name)
+            .hint("write it as '7 days', '12 hours' or '30 minutes'")
+    };
+    duration_ms(value).ok_or_else(why)
 }
 
 /// Milliseconds of a time such as `7 days`.

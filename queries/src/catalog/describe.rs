@@ -34,6 +34,12 @@ impl Catalog {
         line("key", &relation.key.join(", "));
         line("reads", &self.reads(view).join(", "));
         line("retention", &declaration.retention_ms.map(plan::spoken).unwrap_or_default());
+        let as_of = declaration.as_of_ms.map(|ms| format!("event time, of the last {}", plan::spoken(ms)));
+        line("as of", &as_of.unwrap_or_default());
+        line(
+            "corrected",
+            &declaration.correct_for_ms.map(|ms| format!("for {}", plan::spoken(ms))).unwrap_or_default(),
+        );
         line("memory", &declaration.memory_bytes.map(|bytes| format!("at most {bytes} bytes")).unwrap_or_default());
         line("time", &declaration.time_pct.map(|pct| format!("at most {pct} % of a worker's")).unwrap_or_default());
         line("sinks", &declaration.sinks.join(", "));

@@ -111,6 +111,8 @@ fn what_is_no_declaration_is_refused() {
         ("CREATE VIEW p WITH (kee = 'a') AS SELECT 1 AS a", "sql_option_unknown"),
         ("CREATE VIEW p WITH (key = 'b') AS SELECT 1 AS a", "sql_unknown_column"),
         ("CREATE VIEW p WITH (retention = 'soon') AS SELECT 1 AS a", "sql_option_invalid"),
+        ("CREATE VIEW p WITH (correct_for = 'ever') AS SELECT 1 AS a", "sql_option_invalid"),
+        ("CREATE VIEW p WITH (as_of = 'yesterday') AS SELECT 1 AS a", "sql_option_invalid"),
         ("CREATE MATERIALIZED VIEW p WITH (sinks = 'disk') AS SELECT 1 AS a", "sql_option_invalid"),
         ("CREATE MATERIALIZED VIEW p WITH (sinks = 'kafka') AS SELECT * FROM drivers", "sql_key_missing"),
         (
@@ -164,4 +166,99 @@ fn what_nothing_bounds_is_refused() {
     ] {
         view(&catalog, &format!("CREATE MATERIALIZED VIEW p AS {text}"));
     }
+}
+
+/// Options of a view of messages with their vehicles.
+fn with_vehicles(options: &str, rest: &str) -> Result<View, Refusal> {
+    let select = "SELECT t.device_id, t.ts, v.plate FROM telemetry t LEFT JOIN vehicles v ON t.device_id = v.device_id";
+    Catalog::of_the_main_job().plan(&format!("CREATE MATERIALIZED VIEW p WITH ({options}) AS {select} {rest}"))
+}
+
+#[test]
+fn options_of_joins_are_refused_where_they_mean_nothing() {
+    for (options, rest, code, words) in [
+        ("as_of = 'event time'", "", "sql_option_invalid", "as_of needs a horizon"),
+        ("horizon = '1 day'", "", "sql_option_invalid", "it goes with as_of"),
+        ("as_of = 'event time', horizon = 'long'", "", "sql_option_invalid", "horizon 'long' is not a time"),
+        ("as_of = 'event time', horizon = '1 day', correct_for = '1 day'", "", "sql_option_invalid", "not both"),
+        ("correct_for = '1 day'", "", "sql_unbounded", "hold every event for ever"),
+        (
+            "correct_for = '1 day'",
+            "LEFT JOIN companies c ON v.company_id = c.company_id",
+            "sql_unbounded",
+            "join tables with each other first",
+        ),
+    ] {
+        let why = with_vehicles(options, rest).expect_err(options);
+        assert_eq!(why.code, code, "{options} {rest}: {why}");
+        let text = format!("{why} {:?}", why.hint);
+        assert!(text.contains(words), "{options} {rest}: {text}");
+    }
+    let text = |options: &str, select: &str| format!("CREATE MATERIALIZED VIEW p WITH ({options}) AS {select}");
+    for (text, words) in [
+        (text("correct_for = '1 day'", "SELECT device_id FROM telemetry"), "here are none"),
+        (
+            text(
+                "correct_for = '1 day'",
+                "SELECT device_id FROM telemetry WHERE device_id IN (SELECT device_id FROM vehicles)",
+            ),
+            "IN and EXISTS are not corrected",
+        ),
+        (text("as_of = 'event time', horizon = '1 h'", "SELECT vehicle_id FROM vehicles"), "here are none"),
+        (
+            text(
+                "as_of = 'event time', horizon = '1 h'",
+                "SELECT e.kind, v.plate FROM vehicle_events e JOIN vehicles v ON e.vehicle_id = v.vehicle_id",
+            ),
+            "no column ts",
+        ),
+        (
+            text("correct_for = '1 day'", "SELECT device_id FROM telemetry").replace("MATERIALIZED ", ""),
+            "not materialized",
+        ),
+    ] {
+        let why = refused(&text);
+        assert!(why.to_string().contains(words), "{text}: {why}");
+    }
+    assert_eq!(with_vehicles("as_of = 'event time', horizon = '1 day'", "").unwrap().relation.kind, Kind::Events);
+    let corrected = with_vehicles("correct_for = '1 day'", "WHERE t.arrived_at > now() - interval '2 days'").unwrap();
+    assert_eq!(corrected.relation.kind, Kind::Table);
+}
+
+#[test]
+fn events_meet_events_within_a_bound_only() {
+    let select = |join: &str, on: &str| {
+        format!("SELECT a.ts, b.since FROM telemetry a {join} vehicle_events b ON a.device_id = b.device_id {on}")
+    };
+    let bound = "AND b.since BETWEEN a.ts - interval '5 minutes' AND a.ts + interval '1 minute'";
+    let text = |options: &str, select: String| format!("CREATE MATERIALIZED VIEW p {options} AS {select}");
+    let hour = "WITH (retention = '1 hour')";
+    for (text, words) in [
+        (text(hour, select("JOIN", "")), "b.ts BETWEEN a.ts - interval"),
+        (text(hour, select("JOIN", "AND b.since > a.ts")), "from both sides"),
+        (text(hour, select("JOIN", "AND b.since BETWEEN a.ts AND a.ts + interval '1 month'")), "from both sides"),
+        (text("", select("JOIN", bound)), "add WITH (retention = '1 hour')"),
+        (text(hour, select("LEFT JOIN", bound)), "only by an inner JOIN"),
+        (text(hour, select("FULL JOIN", bound)), "only by an inner JOIN"),
+    ] {
+        let why = refused(&text);
+        assert!(why.to_string().contains(words), "{text}: {why}");
+    }
+    let catalog = Catalog::of_the_main_job();
+    let met = view(&catalog, &text(hour, select("JOIN", bound)));
+    assert_eq!((met.relation.kind, met.node.append_only), (Kind::Events, true));
+    let state = catalog.explain_state(&met);
+    let told = "rows of telemetry for 61 minutes after ts; rows of vehicle_events for 65 minutes after since";
+    assert!(state.contains(told), "{state}");
+}
+
+#[test]
+fn state_says_what_joins_with_tables_keep() {
+    let catalog = Catalog::of_the_main_job();
+    let told = |view: View| catalog.explain_state(&view);
+    let as_of = told(with_vehicles("as_of = 'event time', horizon = '1 day'", "").unwrap());
+    assert!(as_of.contains("rows of vehicles, and those of the last 1 day that are gone"), "{as_of}");
+    let rest = "WHERE t.arrived_at > now() - interval '2 days'";
+    let corrected = told(with_vehicles("correct_for = '1 day'", rest).unwrap());
+    assert!(corrected.contains("rows of telemetry that met none of them, for 1 day"), "{corrected}");
 }

@@ -10,7 +10,8 @@ use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 
 use super::lower::refused;
-use super::{Expression, Kind, Node, Op, Retention, types};
+use super::meet::{self, Meets, Times};
+use super::{Expression, Join, Kind, Node, Op, Retention, types};
 
 /// Functions that put times into windows.
 const WINDOWS: [&str; 3] = ["date_bin", "date_trunc", "hop"];
@@ -22,19 +23,21 @@ enum Known {
     Entity,
     /// The start of a window.
     Window,
+    /// The time of an event.
+    Time,
     /// A truth value or a constant.
     Few,
     /// Anything.
     Other,
 }
 
-/// The plan with groups that end after `retention_ms`, if nothing in it grows for ever. `names` are the columns of what it
-/// reads, by the name of that.
+/// The plan with groups that end and events that are kept for the times that are said, if nothing in it grows for ever.
+/// `names` are the columns of what it reads, by the name of that.
 ///
 /// # Errors
 /// Which part would grow without bound, and what to do.
-pub fn bounded(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec<String>) -> Result<Arc<Node>> {
-    let done = walk(node, retention_ms, names)?;
+pub fn bounded(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Vec<String>) -> Result<Arc<Node>> {
+    let done = walk(node, said, names)?;
     if done.node.kind == Kind::Table && done.grows {
         return Err(refused(
             "unbounded: the view would hold every event for ever; group by a window with a retention, keep the newest by \
@@ -50,17 +53,18 @@ struct Walked {
     columns: Vec<Known>,
 }
 
-fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec<String>) -> Result<Walked> {
-    let below = node.inputs().into_iter().map(|input| walk(input, retention_ms, names)).collect::<Result<Vec<_>>>()?;
+fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Vec<String>) -> Result<Walked> {
+    let below = node.inputs().into_iter().map(|input| walk(input, said, names)).collect::<Result<Vec<_>>>()?;
     let any_grows = below.iter().any(|input| input.grows);
     let width = node.schema.fields().len();
     let inputs: Vec<Arc<Node>> = below.iter().map(|input| input.node.clone()).collect();
     let first = below.first();
-    let (mut columns, mut grows, mut retention) = (vec![Known::Other; width], any_grows, None);
+    let (mut columns, mut grows) = (vec![Known::Other; width], any_grows);
+    let (mut retention, mut meets) = (None, None);
     match &node.op {
         Op::Get(name) => {
             let named = names(name);
-            columns = named.iter().map(|name| if is_entity(name) { Known::Entity } else { Known::Other }).collect();
+            columns = named.iter().map(|name| known(name, node.kind)).collect();
             grows = node.kind == Kind::Events;
         }
         Op::Constant(_) => grows = false,
@@ -68,7 +72,8 @@ fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec
             let input = &first.expect("a map has an input").columns;
             columns = project.iter().map(|expression| column(expression, input)).collect();
         }
-        Op::Join(_) => {
+        Op::Join(join) => {
+            meets = met(join, &below, said)?;
             columns = below.iter().flat_map(|input| input.columns.clone()).collect();
             columns.resize(width, Known::Few);
         }
@@ -76,9 +81,11 @@ fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec
             let input = first.expect("a reduction has an input");
             columns[..*keys].copy_from_slice(&input.columns[..*keys]);
             if input.grows {
-                retention = ends(&input.columns[..*keys], retention_ms)?;
+                retention = ends(&input.columns[..*keys], said.retention)?;
                 grows = false;
-                if retention.is_none() && aggregates.iter().any(keeps_rows) {
+                if retention.is_none()
+                    && aggregates.iter().any(|aggregate| keeps_rows(aggregate, input.node.append_only))
+                {
                     return Err(refused(
                         "unbounded: this aggregate keeps its values (count distinct, array_agg and the like) of all events; \
                          group by a window with a retention as well",
@@ -97,29 +104,72 @@ fn walk(node: &Arc<Node>, retention_ms: Option<i64>, names: &dyn Fn(&str) -> Vec
                          by ids, or bound the events in time by `WHERE ts > now() - interval '1 hour'`",
                     ));
                 }
+                refuse_corrected(&input.node)?;
                 grows = false;
             }
         }
         Op::Window { .. } => columns[..first.map_or(0, |input| input.columns.len())]
             .copy_from_slice(&first.expect("a window has an input").columns),
-        Op::Union(_) => {
-            columns = first.expect("a union has inputs").columns.clone();
-            for input in &below[1..] {
-                for (column, other) in columns.iter_mut().zip(&input.columns) {
-                    *column = if column == other { *column } else { Known::Other };
-                }
-            }
-        }
+        Op::Union(_) => columns = united(&below),
         Op::Temporal { bounds, .. } => {
             columns = first.expect("a filter has an input").columns.clone();
             grows = any_grows && !bounds.iter().any(|bound| bound.until);
         }
     }
-    Ok(Walked { node: with(node, inputs, retention), grows, columns })
+    let node = match (&node.op, meets) {
+        (Op::Join(join), Some(meets)) => meet::joined(node, join, inputs, meets),
+        _ => with(node, inputs, retention),
+    };
+    Ok(Walked { node, grows, columns })
 }
 
-fn is_entity(name: &str) -> bool {
-    name.ends_with("_id") || name == "kind" || name == "status"
+/// What is known of the columns of a union: what all inputs agree on.
+fn united(below: &[Walked]) -> Vec<Known> {
+    let mut columns = below.first().expect("a union has inputs").columns.clone();
+    for input in &below[1..] {
+        for (column, other) in columns.iter_mut().zip(&input.columns) {
+            *column = if column == other { *column } else { Known::Other };
+        }
+    }
+    columns
+}
+
+/// What is known of a column by its name.
+fn known(name: &str, kind: Kind) -> Known {
+    match name {
+        "ts" if kind == Kind::Events => Known::Time,
+        "kind" | "status" => Known::Entity,
+        _ if name.ends_with("_id") => Known::Entity,
+        _ => Known::Other,
+    }
+}
+
+/// How the inputs of a join meet; none if as they are.
+fn met(join: &Join, below: &[Walked], said: Times) -> Result<Option<Meets>> {
+    let [left, right] = below else { return Ok(None) };
+    let events = match (left.node.kind, right.node.kind) {
+        (Kind::Events, Kind::Events) => return Ok(Some(Meets::Within(meet::within(join, said.retention)?))),
+        (Kind::Events, Kind::Table) => left,
+        (Kind::Table, Kind::Events) => right,
+        (Kind::Table, Kind::Table) => {
+            [left, right].into_iter().filter(|side| side.grows).try_for_each(|side| refuse_corrected(&side.node))?;
+            return Ok(None);
+        }
+    };
+    let times = events.columns.iter().enumerate().filter(|(_, column)| **column == Known::Time);
+    let meets = meet::looks_up(join.kind, said, &times.map(|(place, _)| place).collect::<Vec<_>>())?;
+    Ok((!matches!(meets, Meets::Now)).then_some(meets))
+}
+
+/// Rows of events that are corrected come and go: to join them further, or to take the first of them, all would be kept.
+fn refuse_corrected(node: &Node) -> Result<()> {
+    if node.append_only {
+        return Ok(());
+    }
+    Err(refused(
+        "unbounded: events that are corrected come and go, and this would keep them all; join tables with each other first and \
+         that with the events, or bound the events in time by `WHERE arrived_at > now() - interval '1 day'` around the join",
+    ))
 }
 
 fn column(expression: &Expression, input: &[Known]) -> Known {
@@ -147,7 +197,7 @@ fn ends(keys: &[Known], retention_ms: Option<i64>) -> Result<Option<Retention>> 
             "unbounded: windows over events are kept for ever without a retention; add WITH (retention = '7 days')",
         ));
     }
-    if keys.contains(&Known::Other) {
+    if keys.iter().any(|key| matches!(key, Known::Other | Known::Time)) {
         return Err(refused(
             "unbounded: nothing bounds the number of groups over events; group by ids, by a window such as date_bin(interval \
              '5 minutes', ts) with a retention, or bound the events in time by `WHERE ts > now() - interval '1 hour'`",
@@ -156,9 +206,15 @@ fn ends(keys: &[Known], retention_ms: Option<i64>) -> Result<Option<Retention>> 
     Ok(None)
 }
 
-fn keeps_rows(aggregate: &super::Aggregate) -> bool {
+/// Whether the aggregate keeps values of its rows: the largest of rows that may leave is known by all of them.
+fn keeps_rows(aggregate: &super::Aggregate, append_only: bool) -> bool {
     let name = aggregate.function.fun().name();
-    aggregate.function.is_distinct() || !matches!(name, "count" | "sum" | "avg" | "min" | "max")
+    aggregate.function.is_distinct()
+        || !match name {
+            "count" | "sum" | "avg" => true,
+            "min" | "max" => append_only,
+            _ => false,
+        }
 }
 
 /// The node over these inputs.
@@ -173,13 +229,7 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
         Op::Get(name) => Op::Get(name.clone()),
         Op::Constant(rows) => Op::Constant(rows.clone()),
         Op::Map { filter, project, .. } => Op::Map { input: next(), filter: filter.clone(), project: project.clone() },
-        Op::Join(join) => Op::Join(super::Join {
-            left: next(),
-            right: next(),
-            on: join.on.clone(),
-            filter: join.filter.clone(),
-            ..*join
-        }),
+        Op::Join(join) => Op::Join(super::Join { left: next(), right: next(), ..join.clone() }),
         Op::Reduce { keys, aggregates, retention: before, .. } => {
             let retention = retention.or(*before);
             Op::Reduce { input: next(), keys: *keys, aggregates: aggregates.clone(), retention }
@@ -195,5 +245,13 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
         Op::Union(_) => Op::Union(inputs.collect()),
         Op::Temporal { bounds, .. } => Op::Temporal { input: next(), bounds: bounds.clone() },
     };
-    Node::new(op, &types(&node.schema), node.kind, node.append_only, node.rows_max)
+    let (kind, append_only) = match &op {
+        Op::Map { input, .. } => (input.kind, input.append_only),
+        Op::Union(inputs) if inputs.iter().any(|input| input.kind == Kind::Table) => {
+            (Kind::Table, inputs.iter().all(|input| input.append_only))
+        }
+        Op::Reduce { input, .. } => (node.kind, node.append_only && input.append_only),
+        _ => (node.kind, node.append_only),
+    };
+    Node::new(op, &types(&node.schema), kind, append_only, node.rows_max)
 }

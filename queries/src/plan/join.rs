@@ -11,7 +11,7 @@ use datafusion::physical_expr::utils::collect_columns;
 
 use super::express::Scope;
 use super::lower::{lower, refused};
-use super::{Expression, Inputs, Join, Kind, Node, Op, canonical, push, types};
+use super::{Expression, Inputs, Join, Kind, Meets, Node, Op, canonical, push, types};
 
 /// The join of two inputs.
 pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
@@ -53,6 +53,7 @@ pub fn join(join: &Logical, inputs: &Inputs) -> Result<Arc<Node>> {
         kind: join.join_type,
         nulls_equal: join.null_equality == NullEquality::NullEqualsNull,
         null_aware: join.null_aware,
+        meets: Meets::Now,
     };
     Ok(Node::new(Op::Join(op), &kinds, kind, append_only, rows_max))
 }
@@ -95,16 +96,19 @@ fn cheap(node: &Node) -> bool {
     node.rows_max.is_some_and(|rows| rows <= 16)
 }
 
-/// Events that look a table up stay events; no other join may have events below it, for it would keep them all.
+/// Events that look a table up stay events, and so do pairs of events. No other join may have events below it, for it would
+/// keep them all.
 fn kind_of(left: &Node, right: &Node, join: &Logical) -> Result<Kind> {
     use JoinType::{Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
     match (left.kind, right.kind, join.join_type) {
         (Kind::Table, Kind::Table, _) => Ok(Kind::Table),
         (Kind::Events, Kind::Table, Inner | Left | LeftSemi | LeftAnti | LeftMark) => Ok(Kind::Events),
         (Kind::Table, Kind::Events, Inner | Right | RightSemi | RightAnti | RightMark) => Ok(Kind::Events),
+        // What bounds them may stand in WHERE as well, so it is looked for later.
+        (Kind::Events, Kind::Events, Inner) => Ok(Kind::Events),
         (Kind::Events, Kind::Events, _) => Err(refused(
-            "events joined with events would both be kept for ever; bound one side in time first, as in `WHERE ts > now() \
-             - interval '10 minutes'`, or take the newest by DISTINCT ON",
+            "events joined with events: only by an inner JOIN, for that an event meets none is known when no other can come \
+             any more; bound one side in time first, as in `WHERE ts > now() - interval '10 minutes'`",
         )),
         _ => Err(refused("this join keeps every event for ever; put the events on the side whose rows are all kept")),
     }

@@ -15,7 +15,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use super::bounds::with;
 use super::express::place;
 use super::lower::map;
-use super::{Expression, Join, Kind, Node, Op};
+use super::{Expression, Join, Kind, Node, Op, types};
 
 /// The rows for which all conditions are true.
 pub fn filtered(input: Arc<Node>, conditions: Vec<Expression>) -> Result<Arc<Node>> {
@@ -23,6 +23,9 @@ pub fn filtered(input: Arc<Node>, conditions: Vec<Expression>) -> Result<Arc<Nod
         return Ok(input);
     }
     let Op::Join(join) = &input.op else { return map(input, all(conditions), None) };
+    if input.kind == Kind::Events && join.left.kind == join.right.kind {
+        return of_pairs(&input, join, conditions);
+    }
     let Some((first, width)) = events(&input, join) else { return map(input, all(conditions), None) };
     let within = |condition: &Expression| {
         let columns = collect_columns(condition);
@@ -40,6 +43,27 @@ pub fn filtered(input: Arc<Node>, conditions: Vec<Expression>) -> Result<Arc<Nod
         vec![left, filtered(right, below)?]
     };
     map(with(&input, inputs, None), all(above), None)
+}
+
+/// Pairs of events for which all conditions are true: what speaks of one side goes below, the others are the join's, for
+/// they may be what bounds it.
+fn of_pairs(node: &Node, join: &Join, conditions: Vec<Expression>) -> Result<Arc<Node>> {
+    let width = join.left.schema.fields().len();
+    let (mut on_left, mut on_right) = (Vec::new(), Vec::new());
+    let mut on_both: Vec<Expression> = join.filter.iter().cloned().collect();
+    for condition in conditions {
+        let columns = collect_columns(&condition);
+        if columns.iter().all(|column| column.index() < width) {
+            on_left.push(condition);
+        } else if columns.iter().all(|column| column.index() >= width) {
+            on_right.push(moved(condition, width)?);
+        } else {
+            on_both.push(condition);
+        }
+    }
+    let (left, right) = (filtered(join.left.clone(), on_left)?, filtered(join.right.clone(), on_right)?);
+    let op = Op::Join(Join { left, right, filter: all(on_both), ..join.clone() });
+    Ok(Node::new(op, &types(&node.schema), node.kind, node.append_only, node.rows_max))
 }
 
 /// Where the columns of the events are in what comes out of a join that keeps each event or not.

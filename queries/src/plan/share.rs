@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::bounds::with;
-use super::{Id, Kind, Node, Op, types};
+use super::{Id, Kind, Meets, Node, Op, types};
 
 /// The plan with every part that `known` names read from there.
 #[must_use]
@@ -51,7 +51,9 @@ pub fn shareable(node: &Arc<Node>) -> Vec<(Id, Arc<Node>)> {
             node.op,
             Op::Join(_) | Op::Reduce { .. } | Op::TopK { .. } | Op::Window { .. } | Op::Temporal { .. }
         );
-        if keeps && node.kind == Kind::Table {
+        // Corrected events are final after a time, and not taken back: as a stream of its own it would hold them for ever.
+        let corrected = matches!(&node.op, Op::Join(join) if matches!(join.meets, Meets::Corrected { .. }));
+        if keeps && node.kind == Kind::Table && !corrected {
             parts.push((node.id, node));
         }
     }

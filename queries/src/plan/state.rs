@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::tell::{Names, aggregate, bound, columns, spoken, text};
-use super::{Aggregate, Expression, Id, Join, Kind, Node, Op, Retention};
+use super::{Aggregate, Expression, Id, Join, Kind, Meets, Node, Op, Retention};
 
 /// What one operator keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +45,8 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
     };
     match &node.op {
         Op::Get(_) | Op::Constant(_) | Op::Map { .. } | Op::Union(_) => None,
-        Op::Join(join) if node.kind == Kind::Events => {
-            let table = if join.left.kind == Kind::Events { &join.right } else { &join.left };
-            Some(("Lookup", format!("{}, whole on every worker", rows(table, names))))
-        }
+        Op::Join(join) if node.kind == Kind::Events => Some(met(join, names)),
+        Op::Join(join) if !matches!(join.meets, Meets::Now) => Some(met(join, names)),
         Op::Join(join) => Some(("Join", sides(join, names))),
         Op::Reduce { input, keys, aggregates, retention } => {
             let below = columns(input, names);
@@ -72,6 +70,33 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
             let until: Vec<String> = bounds.iter().filter(|one| one.until).map(|one| bound(one, &below)).collect();
             let until = if until.is_empty() { "for ever".to_owned() } else { format!("while {}", until.join(" and ")) };
             Some(("Temporal", format!("{} {until}", rows(input, names))))
+        }
+    }
+}
+
+/// What events and what they meet keep.
+fn met(join: &Join, names: Names<'_>) -> (&'static str, String) {
+    let events_left = join.left.kind == Kind::Events;
+    let (events, table) = if events_left { (&join.left, &join.right) } else { (&join.right, &join.left) };
+    let table = || rows(table, names);
+    match &join.meets {
+        Meets::Now => ("Lookup", format!("{}, whole on every worker", table())),
+        Meets::AsOf { horizon_ms, .. } => {
+            let horizon = spoken(*horizon_ms);
+            ("Lookup", format!("{}, and those of the last {horizon} that are gone, whole on every worker", table()))
+        }
+        Meets::Corrected { horizon_ms } => {
+            let (events, horizon) = (rows(events, names), spoken(*horizon_ms));
+            ("Correct", format!("{}, whole on every worker; {events} that met none of them, for {horizon}", table()))
+        }
+        Meets::Within(within) => {
+            let [left_ms, right_ms] = within.kept_ms();
+            let side = |node: &Node, time: &Expression, ms: i64| {
+                let (rows, time) = (rows(node, names), text(time, &columns(node, names)));
+                format!("{rows} for {} after {time}", spoken(ms.max(0)))
+            };
+            let (left, right) = (side(&join.left, &within.left, left_ms), side(&join.right, &within.right, right_ms));
+            ("Meet", format!("{left}; {right}: the bound of the join and the retention"))
         }
     }
 }

@@ -12,7 +12,7 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
 
-use super::{Aggregate, Bound, Expression, Id, Join, Kind, Node, Op, Retention};
+use super::{Aggregate, Bound, Expression, Id, Join, Kind, Meets, Node, Op, Retention};
 
 /// Names of the columns of what a plan reads, by the name of that.
 pub type Names<'a> = &'a dyn Fn(&str) -> Vec<String>;
@@ -214,8 +214,14 @@ fn joined(node: &Node, join: &Join, names: Names<'_>) -> (&'static str, String) 
     let on: Vec<String> = on.collect();
     let both: Vec<String> = left.into_iter().chain(right).collect();
     let filter = join.filter.as_ref().map(|filter| format!(" and {}", text(filter, &both))).unwrap_or_default();
-    let operator = if node.kind == Kind::Events { "Lookup" } else { "Join" };
-    (operator, format!("{} on {}{filter}", join.kind.to_string().to_lowercase(), on.join(" and ")))
+    let (operator, when) = match &join.meets {
+        Meets::Now if node.kind == Kind::Events => ("Lookup", String::new()),
+        Meets::Now => ("Join", String::new()),
+        Meets::AsOf { horizon_ms, .. } => ("Lookup", format!(" as of event time, of the last {}", spoken(*horizon_ms))),
+        Meets::Corrected { horizon_ms } => ("Correct", format!(" corrected for {}", spoken(*horizon_ms))),
+        Meets::Within(within) => ("Meet", format!(" until {} late", spoken(within.retention_ms))),
+    };
+    (operator, format!("{} on {}{filter}{when}", join.kind.to_string().to_lowercase(), on.join(" and ")))
 }
 
 /// How long groups are kept.

@@ -12,11 +12,16 @@ use operators::time::Tick;
 
 use super::map::{self, Nulls};
 use super::usage::{Size, kept};
-use super::{Builder, Index, Keyed, Rendered, Table, lookup};
-use crate::plan::{Expression, Join, Kind, Node, canonical, types};
+use super::{Builder, Index, Keyed, Rendered, Table, correct, lookup, within};
+use crate::plan::{Expression, Join, Kind, Meets, Node, canonical, types};
 
 impl<'s> Builder<'s> {
     pub(super) fn join(&mut self, node: &Arc<Node>, join: &Join) -> Result<Rendered<'s>> {
+        match &join.meets {
+            Meets::Within(bound) => return within::within(self, node, join, bound),
+            Meets::Corrected { horizon_ms } => return correct::correct(self, node, join, *horizon_ms),
+            Meets::Now | Meets::AsOf { .. } => {}
+        }
         if node.kind == Kind::Events {
             return lookup::lookup(self, node, join);
         }

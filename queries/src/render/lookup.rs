@@ -1,4 +1,5 @@
-//! Events that look a table up: each meets the table as it stood at the event's tick, and later changes do not touch it.
+//! Events that look a table up: each meets the table as it stood at the event's tick, or at the event's own time, and later
+//! changes do not touch it.
 //!
 //! Invariant: an event is kept only while the table's frontier has not passed its tick. The table is kept whole on every
 //! worker, so events stay where they are.
@@ -11,9 +12,8 @@ use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::JoinType;
 use datafusion::error::Result;
-use hashbrown::HashMap;
 use operators::batch::Batch;
-use operators::row::{Codec, Diff, Row, any_null, as_key, count};
+use operators::row::{Codec, Diff, Row, any_null, as_key};
 use operators::time::Tick;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -22,14 +22,28 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::Broadcast;
 
 use super::evaluate::Stage;
+use super::history::History;
 use super::map::{self, Nulls, in_order, ticks};
 use super::outputs::{Outputs, Updates};
 use super::usage::{Gauge, Size};
+use super::within::milliseconds;
 use super::{Builder, Fault, Keyed, Rendered, Table};
-use crate::plan::{Expression, Join, Kind, Node, canonical, types};
+use crate::plan::{Expression, Join, Kind, Meets, Node, canonical, types};
 
 /// Builds the join of events with a table.
 pub fn lookup<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join) -> Result<Rendered<'s>> {
+    let (stream, keyed, look) = prepared(builder, node, join)?;
+    let (events, faults) = run(stream, keyed, look, builder.usage.gauge("Lookup"));
+    builder.faults.push(faults);
+    Ok(Rendered::Events(events))
+}
+
+/// The events, the rows of the table by their keys, and how they meet.
+pub(super) fn prepared<'s>(
+    builder: &mut Builder<'s>,
+    node: &Node,
+    join: &Join,
+) -> Result<(Stream<'s, Tick, Batch>, Keyed<'s>, Look)> {
     let events_left = join.left.kind == Kind::Events;
     let (events, table) = if events_left { (&join.left, &join.right) } else { (&join.right, &join.left) };
     let (left_by, right_by): (Vec<Expression>, Vec<Expression>) = join.on.iter().cloned().unzip();
@@ -41,6 +55,10 @@ pub fn lookup<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join) -> R
     };
     let kinds = events_by.iter().map(|by| by.data_type(&events.schema)).collect::<Result<Vec<_>>>()?;
     let both: Vec<_> = types(&join.left.schema).into_iter().chain(types(&join.right.schema)).collect();
+    let as_of = match join.meets {
+        Meets::AsOf { time, horizon_ms } => Some((time, horizon_ms)),
+        _ => None,
+    };
     let look = Look {
         events_left,
         kind: join.kind,
@@ -52,32 +70,53 @@ pub fn lookup<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join) -> R
         both: canonical(&both),
         filter: join.filter.clone(),
         out: map::event_schema(&node.schema),
-        rows: HashMap::default(),
-        size: Size::default(),
+        as_of,
+        history: History::new(as_of.map(|(_, horizon_ms)| horizon_ms)),
     };
-    let (events, faults) = run(stream, keyed, look, builder.usage.gauge("Lookup"));
-    builder.faults.push(faults);
-    Ok(Rendered::Events(events))
+    Ok((stream, keyed, look))
 }
 
-struct Look {
+/// How events look a table up.
+pub(super) struct Look {
     events_left: bool,
     kind: JoinType,
     by: Vec<Expression>,
     keys: Codec,
     nulls: Nulls,
     table: Codec,
-    absent: Row,
+    /// A row of nulls.
+    pub absent: Row,
     both: SchemaRef,
     filter: Option<Expression>,
     out: SchemaRef,
-    rows: HashMap<Row, BTreeMap<Row, Diff>, foldhash::fast::FixedState>,
-    /// Of the table's rows.
-    size: Size,
+    /// Which column is the time at which the table is looked up, and how long ago that is at most.
+    as_of: Option<(usize, i64)>,
+    history: History,
 }
 
-/// Of the list of a key's rows.
-const KEY: Size = Size { rows: 0, bytes: 96 };
+/// Which event meets which row.
+pub(super) struct Found<'a> {
+    /// All events whose key could be computed; none is the key of those that can meet nothing.
+    pub keys: Vec<(u32, Option<Row>)>,
+    /// The events of the pairs.
+    pub events: Vec<u32>,
+    /// Their rows.
+    pub rows: Vec<&'a Row>,
+}
+
+/// Takes the events before a tick.
+pub(super) fn before(waiting: &mut Vec<RecordBatch>, tick: Tick) -> Vec<RecordBatch> {
+    let mut out = Vec::new();
+    waiting.retain_mut(|rows| {
+        let cut = ticks(rows).values().partition_point(|at| *at < tick);
+        if cut > 0 {
+            out.push(rows.slice(0, cut));
+            *rows = rows.slice(cut, rows.num_rows() - cut);
+        }
+        rows.num_rows() > 0
+    });
+    out
+}
 
 fn run<'s>(
     events: Stream<'s, Tick, Batch>,
@@ -117,9 +156,12 @@ fn run<'s>(
             };
             for (tick, changes) in due {
                 put(look.work(&mut waiting, tick, &mut failed), &held);
-                look.change(changes);
+                look.change(tick, changes);
             }
             put(look.work(&mut waiting, upto, &mut failed), &held);
+            if upto != Tick::MAX {
+                look.history.settle(upto);
+            }
             gauge.set(look.size() + size_of(&waiting, &changes));
             if let Some(held) = &held {
                 outputs.faults(&held[1], failed);
@@ -134,7 +176,7 @@ fn run<'s>(
 }
 
 /// Of what waits for its tick.
-fn size_of(events: &[RecordBatch], changes: &BTreeMap<Tick, Vec<((Row, Row), Diff)>>) -> Size {
+pub(super) fn size_of(events: &[RecordBatch], changes: &BTreeMap<Tick, Vec<((Row, Row), Diff)>>) -> Size {
     let events =
         events.iter().map(|rows| Size { rows: rows.num_rows() as i64, bytes: rows.get_array_memory_size() as i64 });
     let changes = changes.values().flatten().map(|((key, row), _)| Size::of_pair(key, row));
@@ -142,36 +184,49 @@ fn size_of(events: &[RecordBatch], changes: &BTreeMap<Tick, Vec<((Row, Row), Dif
 }
 
 impl Look {
-    fn size(&self) -> Size {
-        self.size + KEY * self.rows.len() as Diff
+    /// Of the table's rows.
+    pub fn size(&self) -> Size {
+        self.history.size()
     }
 
-    fn change(&mut self, changes: Vec<((Row, Row), Diff)>) {
+    /// Rows of the table come and go; ticks ascend.
+    pub fn change(&mut self, tick: Tick, changes: Vec<((Row, Row), Diff)>) {
+        self.history.settle(tick);
         for ((key, row), diff) in changes {
-            let rows = self.rows.entry(key.clone()).or_default();
-            let size = Size::of_pair(&key, &row);
-            self.size += size * count(rows, row, diff);
-            if rows.is_empty() {
-                self.rows.remove(&key);
-            }
+            self.history.change(tick, key, row, diff);
         }
+    }
+
+    /// As of which ticks these events look the table up.
+    fn moments(&self, rows: &RecordBatch) -> Vec<Tick> {
+        let arrived = ticks(rows).values();
+        let Some((time, horizon_ms)) = self.as_of else { return arrived.to_vec() };
+        let times = milliseconds(rows.column(time));
+        let moment = |(at, time): (&Tick, Option<i64>)| {
+            let at = *at as i64;
+            time.unwrap_or(at).clamp(at.saturating_sub(horizon_ms), at).max(0) as Tick
+        };
+        arrived.iter().zip(times).map(moment).collect()
+    }
+
+    /// The row of an event and what it met.
+    pub fn pair_of(&self, event: &Row, row: &Row) -> Row {
+        if self.events_left { event.and(row) } else { row.and(event) }
     }
 
     /// Joins the waiting events before this tick.
     fn work(&self, waiting: &mut Vec<RecordBatch>, before: Tick, failed: &mut Updates) -> Vec<RecordBatch> {
-        let mut out = Vec::new();
-        waiting.retain_mut(|rows| {
-            let cut = ticks(rows).values().partition_point(|tick| *tick < before);
-            if cut > 0 {
-                out.extend(self.join(&rows.slice(0, cut), failed));
-                *rows = rows.slice(cut, rows.num_rows() - cut);
-            }
-            rows.num_rows() > 0
+        let due = self::before(waiting, before);
+        let joined = due.iter().filter_map(|rows| {
+            let found = self.pairs(rows, failed);
+            self.give(rows, found)
         });
-        out
+        joined.collect()
     }
 
-    fn join(&self, rows: &RecordBatch, failed: &mut Updates) -> Option<RecordBatch> {
+    /// What these events meet; all changes of the table up to their ticks have been made.
+    pub fn pairs(&self, rows: &RecordBatch, failed: &mut Updates) -> Found<'_> {
+        let moments = self.moments(rows);
         let at = ticks(rows).values();
         let done = Stage::columns(&self.by).evaluate(rows).expect("columns of the plan");
         failed.extend(done.failed.iter().map(|(row, why)| (Fault::row("Lookup", why), at[*row as usize], 1)));
@@ -179,10 +234,13 @@ impl Look {
         let keys = self.keys.encode(&columns, done.rows.len()).expect("columns of the plan");
         // Which event meets which row.
         let (mut left, mut right): (Vec<u32>, Vec<&Row>) = (Vec::new(), Vec::new());
-        for (index, (row, key)) in done.rows.iter().zip(&keys).enumerate() {
-            let known = self.nulls == Nulls::Stay || !any_null(&columns, index);
-            for (found, count) in self.rows.get(key).filter(|_| known).into_iter().flatten() {
-                for _ in 0..*count {
+        let known = |index: usize| self.nulls == Nulls::Stay || !any_null(&columns, index);
+        let keys = done.rows.iter().zip(keys).enumerate();
+        let keys: Vec<_> = keys.map(|(index, (row, key))| (*row, known(index).then_some(key))).collect();
+        for (row, key) in &keys {
+            let Some(key) = key else { continue };
+            for (found, count) in self.history.at(key, moments[*row as usize]) {
+                for _ in 0..count {
                     left.push(*row);
                     right.push(found);
                 }
@@ -198,17 +256,13 @@ impl Look {
             left = done.rows.iter().map(|pair| left[*pair as usize]).collect();
             right = done.rows.iter().map(|pair| right[*pair as usize]).collect();
         }
-        self.give(rows, &done.rows, left, right)
+        Found { keys, events: left, rows: right }
     }
 
     /// What comes out of the pairs that are left, of all events that have a key.
-    fn give<'a>(
-        &'a self,
-        rows: &RecordBatch,
-        all: &[u32],
-        mut left: Vec<u32>,
-        mut right: Vec<&'a Row>,
-    ) -> Option<RecordBatch> {
+    fn give<'a>(&'a self, rows: &RecordBatch, found: Found<'a>) -> Option<RecordBatch> {
+        let Found { keys, events: mut left, rows: mut right } = found;
+        let all: Vec<u32> = keys.iter().map(|(row, _)| *row).collect();
         let mut met = vec![false; rows.num_rows()];
         left.iter().for_each(|row| met[*row as usize] = true);
         let chosen =

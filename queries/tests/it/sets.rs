@@ -4,7 +4,7 @@
 //! The texts lie in `tests/sets`, adapted in constants (the tables are small) and in orders (total, so that the answer is
 //! one). Nexmark's hops and sessions are written as a join with offsets and as window functions.
 
-mod nexmark;
+pub mod nexmark;
 mod story;
 mod tpch;
 

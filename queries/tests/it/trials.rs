@@ -26,3 +26,16 @@ fn every_stream_does_what_its_test_says() {
     }
     assert!(wrong.is_empty(), "{}\nhaulstream sql test --update writes what is found", wrong.join("\n"));
 }
+
+/// Views that are there for their tests only: what a join's options mean.
+#[test]
+fn how_events_meet_tables_is_as_its_tests_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/meets");
+    let mut catalog = Catalog::of_the_main_job();
+    let problems = catalog.load(&files(&root, "sql").expect("the folder of views"));
+    assert!(problems.is_empty(), "{problems:?}");
+    let tests = files(&root, "slt").expect("the folder of tests");
+    assert_eq!(tests.len(), catalog.views().count());
+    let wrong: Vec<_> = tests.iter().filter_map(|file| trial::run(file, &catalog).err()).flatten().collect();
+    assert!(wrong.is_empty(), "{}", wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+}
