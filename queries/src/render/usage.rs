@@ -66,7 +66,7 @@ impl Neg for Size {
 
 impl SubAssign for Size {
     fn sub_assign(&mut self, other: Size) {
-        *self = *self + -other;
+        *self += -other;
     }
 }
 
