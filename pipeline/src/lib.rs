@@ -11,6 +11,7 @@ pub mod origin;
 mod pace;
 pub mod reads;
 pub mod reference;
+pub mod replay;
 pub mod run;
 pub mod streams;
 pub mod tap;

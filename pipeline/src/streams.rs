@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use futures_util::SinkExt as _;
 use futures_util::stream::{self, Stream, StreamExt as _};
-use operators::error::Refusal;
+use operators::error::{Refusal, excerpt};
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
 use queries::Answer;
-use queries::live::{Change, Content, Engine};
+use queries::catalog::duration_ms;
+use queries::live::{Change, Content, Engine, History};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -44,15 +45,16 @@ pub fn routes(engine: Arc<Engine>, sinks: ViewSinks) -> BoxedFilter<(Response,)>
     let status = warp::get().and(one).and(with.clone()).map(|name: String, engine: Arc<Engine>| {
         answered(StatusCode::OK, engine.status(&name).map(|status| json!(status)))
     });
-    let add =
-        warp::post().and(root).and(text).and(with.clone()).then(|text: bytes::Bytes, engine: Arc<Engine>| async move {
-            let done = async { engine.add(utf8(&text)?).await }.await;
-            answered(StatusCode::CREATED, done.map(|status| json!(status)))
-        });
-    let replace = warp::put().and(one).and(text).and(with.clone());
-    let replace = replace.then(|name: String, text: bytes::Bytes, engine: Arc<Engine>| async move {
-        let done = async { engine.replace(&name, utf8(&text)?).await };
-        answered(StatusCode::OK, done.await.map(|status| json!(status)))
+    let how = warp::query::<How>();
+    let add = warp::post().and(root).and(how).and(text).and(with.clone());
+    let add = add.then(|how: How, text: bytes::Bytes, engine: Arc<Engine>| async move {
+        let done = async { engine.add(utf8(&text)?, how.history()?, !how.detach).await };
+        answered(how.status(StatusCode::CREATED), done.await.map(|status| json!(status)))
+    });
+    let replace = warp::put().and(one).and(how).and(text).and(with.clone());
+    let replace = replace.then(|name: String, how: How, text: bytes::Bytes, engine: Arc<Engine>| async move {
+        let done = async { engine.replace(&name, utf8(&text)?, how.history()?, !how.detach).await };
+        answered(how.status(StatusCode::OK), done.await.map(|status| json!(status)))
     });
     let asked = warp::query::<Dropping>();
     let remove = warp::delete().and(one).and(asked).and(with.clone()).and(with_sinks).then(drop_stream);
@@ -87,6 +89,7 @@ pub fn routes(engine: Arc<Engine>, sinks: ViewSinks) -> BoxedFilter<(Response,)>
 
 /// How a stream is dropped.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Dropping {
     /// Whether what it wrote to its sinks goes too.
     #[serde(default)]
@@ -100,6 +103,37 @@ async fn drop_stream(name: String, how: Dropping, engine: Arc<Engine>, sinks: Vi
         Ok(json!({ "dropped": name, "purged": purged }))
     };
     answered(StatusCode::OK, done.await)
+}
+
+/// How a stream is to be built.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct How {
+    /// `all`, `none`, or a time such as `7 days`.
+    #[serde(default)]
+    history: Option<String>,
+    /// Answer at once, not when it has caught up.
+    #[serde(default)]
+    detach: bool,
+}
+
+impl How {
+    fn history(&self) -> Result<History, Refusal> {
+        match self.history.as_deref() {
+            None | Some("all") => Ok(History::All),
+            Some("none") => Ok(History::No),
+            Some(text) => match duration_ms(text).and_then(|ms| u64::try_from(ms).ok()) {
+                Some(ms) => Ok(History::Last(ms)),
+                None => Err(Refusal::new("history_invalid", format!("{} is no length of time", excerpt(text)))
+                    .at("history")
+                    .hint("write all, none, or a time such as 7 days, 12 hours, 30 minutes")),
+            },
+        }
+    }
+
+    fn status(&self, done: StatusCode) -> StatusCode {
+        if self.detach { StatusCode::ACCEPTED } else { done }
+    }
 }
 
 fn utf8(text: &[u8]) -> Result<&str, Refusal> {
@@ -117,10 +151,12 @@ fn refused(why: &Refusal) -> Response {
     let status = match why.code {
         "sql_unknown_stream" => StatusCode::NOT_FOUND,
         "sql_statement_not_allowed" => StatusCode::FORBIDDEN,
-        "stream_has_dependants" | "sql_stream_suspended" => StatusCode::CONFLICT,
+        "stream_has_dependants" | "stream_building" | "stream_build_stopped" | "sql_stream_suspended" => {
+            StatusCode::CONFLICT
+        }
         "sql_budget_exceeded" => StatusCode::UNPROCESSABLE_ENTITY,
         "sink_not_purged" => StatusCode::BAD_GATEWAY,
-        "sql_not_caught_up" | "sql_too_many_streams" => StatusCode::SERVICE_UNAVAILABLE,
+        "sql_not_caught_up" | "stream_past_unreadable" | "sql_too_many_streams" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     };
     warp::reply::with_status(warp::reply::json(why), status).into_response()

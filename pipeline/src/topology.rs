@@ -243,7 +243,8 @@ fn main_job<'s>(
     let windows = graph.wanted("company_minute");
     let mut refused = rejected;
 
-    let enriched_wanted = graph.wanted("telemetry_enriched") || graph.live.is_some();
+    let live = |name: &str| graph.live.is_some_and(|live| live.wants(name));
+    let enriched_wanted = graph.wanted("telemetry_enriched") || live("telemetry_enriched");
     if windows || enriched_wanted {
         // Windows alone need no more than the company.
         let wanted = if enriched_wanted { &ENRICHMENT[..] } else { &["company_id"] };
@@ -258,7 +259,7 @@ fn main_job<'s>(
         }
         graph.put(enriched, "telemetry_enriched", Kind::Append, None);
     }
-    if graph.wanted("vehicle_state") || graph.wanted("vehicle_events") || graph.live.is_some() {
+    if graph.wanted("vehicle_state") || graph.wanted("vehicle_events") || live("vehicle_events") {
         let connectivity = silence(events.clone(), links.clone(), options.silence, &devices);
         graph.export(&connectivity.events, "vehicle_events");
         graph.put(connectivity.events.probe_with(worked_off), "vehicle_events", Kind::Append, None);

@@ -51,6 +51,13 @@ pub struct View {
     uses: BTreeSet<String>,
 }
 
+impl View {
+    /// Names that its text uses, kept or not.
+    pub fn uses(&self) -> impl Iterator<Item = &str> {
+        self.uses.iter().map(String::as_str)
+    }
+}
+
 /// All names.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {

@@ -2,11 +2,14 @@
 //!
 //! Invariant: the dataflow waits for nobody here. Workers hand changes over and go on; who reads, reads what one thread keeps.
 
+mod backfill;
 mod budget;
 mod build;
+mod change;
 mod command;
 mod engine;
 mod export;
+mod feed;
 mod keep;
 mod port;
 mod relations;
@@ -15,9 +18,11 @@ mod subscribe;
 mod tap;
 mod worker;
 
+pub use backfill::History;
 pub use budget::Suspended;
 pub use engine::{Engine, Options, Status};
 pub use export::{export_events, export_table};
+pub use feed::{Cut, Feed, Past, Taps};
 pub use keep::{Change, Content, Keeper};
 pub use port::Ports;
 pub use send::{Sending, Sent};

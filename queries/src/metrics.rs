@@ -18,6 +18,10 @@ pub enum Metric {
     Connections,
     /// Connections that were refused or given up, by reason.
     Closed,
+    /// Rows of the log read again.
+    PastRows,
+    /// How much of the stream that is built from the log is.
+    PastPercent,
     /// Derived streams, by state.
     Streams,
     /// Rows of a derived stream's content.
@@ -62,6 +66,8 @@ impl Metric {
             Metric::Seconds => "haulstream_reads_seconds",
             Metric::Connections => "haulstream_reads_connections",
             Metric::Closed => "haulstream_reads_connections_closed_total",
+            Metric::PastRows => "haulstream_streams_build_rows_total",
+            Metric::PastPercent => "haulstream_streams_build_percent",
             Metric::Streams => "haulstream_streams",
             Metric::StreamRows => "haulstream_stream_rows",
             Metric::StreamStateRows => "haulstream_stream_state_rows",
@@ -78,10 +84,14 @@ impl Metric {
             Metric::Questions => "Questions to live tables, by interface and outcome (`answered`, or an error code).",
             Metric::Seconds => "Time from a question to its answer, waiting for its turn included, by interface.",
             Metric::Connections => "Connections of the Postgres wire that are open.",
+            Metric::PastRows => "Messages read again from the log for streams that were added.",
+            Metric::PastPercent => {
+                "How much is built of the stream that the log is read again for, in hundredths of the log's time."
+            }
             Metric::Closed => {
                 "Connections of the Postgres wire that we ended, by reason (`limit`, `idle`, `stalled`, `broken`, `fault`)."
             }
-            Metric::Streams => "Derived streams, by state (`running`, `suspended`, `named`).",
+            Metric::Streams => "Derived streams, by state (`running`, `building`, `suspended`, `named`).",
             Metric::StreamRows => "Rows of a derived stream's content, by stream; 0 for one that is gone.",
             Metric::StreamStateRows => "Rows that the operators of a derived stream keep, by stream.",
             Metric::StreamStateBytes => {
@@ -101,6 +111,8 @@ pub fn describe() {
     describe_histogram!(Metric::Seconds.name(), Unit::Seconds, Metric::Seconds.help());
     describe_gauge!(Metric::Connections.name(), Unit::Count, Metric::Connections.help());
     describe_counter!(Metric::Closed.name(), Unit::Count, Metric::Closed.help());
+    describe_counter!(Metric::PastRows.name(), Unit::Count, Metric::PastRows.help());
+    describe_gauge!(Metric::PastPercent.name(), Unit::Percent, Metric::PastPercent.help());
     for counts in [Metric::Streams, Metric::StreamRows, Metric::StreamStateRows] {
         describe_gauge!(counts.name(), Unit::Count, counts.help());
     }
@@ -109,9 +121,15 @@ pub fn describe() {
     describe_counter!(Metric::Suspended.name(), Unit::Count, Metric::Suspended.help());
 }
 
+/// Tells how far a stream is that is built from the log, and counts rows of it.
+pub(crate) fn past(percent: u64, rows: u64) {
+    counter!(Metric::PastRows.name()).increment(rows);
+    gauge!(Metric::PastPercent.name()).set(percent as f64);
+}
+
 /// Shows how derived streams do. `gone` are those that were shown before and are not there any more.
 pub(crate) fn streams(all: &[Status], gone: &[String]) {
-    for state in ["running", "suspended", "named"] {
+    for state in ["running", "building", "suspended", "named"] {
         let count = all.iter().filter(|stream| stream.state == state).count();
         gauge!(Metric::Streams.name(), "state" => state).set(count as f64);
     }

@@ -44,7 +44,7 @@ pub use meet::{Meets, Times, Within};
 pub use refuse::{refusal, unknown_name};
 pub(crate) use session::now_type;
 pub use session::{Inputs, plan_sql, session};
-pub use share::{renamed, shareable, substitute};
+pub use share::{inlined, renamed, shareable, substitute};
 pub use state::{Kept, state};
 pub use tell::{Names, physical, spoken};
 

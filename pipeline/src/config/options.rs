@@ -99,6 +99,8 @@ pub struct Sql {
     pub catch_up_ms_max: u64,
     /// What the names of topics begin with that streams are sent to.
     pub topic_prefix: String,
+    /// Messages of the log a second that are read again for a new one.
+    pub build_rows_per_s: u64,
 }
 
 /// Section `reader`.

@@ -198,6 +198,19 @@ pub const ERRORS: &[ErrorCode] = &[
         Met::Streams,
         "A new stream has not caught up within `sql.catch_up_ms_max`; the old one answers on.",
     ),
+    error("stream_building", Met::Streams, "A stream that is still being built would be read or changed."),
+    error("stream_build_stopped", Met::Streams, "A stream was dropped, or the process ended, while it was built."),
+    error(
+        "stream_past_unreadable",
+        Met::Streams,
+        "The log cannot be read again for a new stream; the message tells why.",
+    ),
+    error("stream_without_past", Met::Streams, "What it reads was added without its history, or with less of it."),
+    error(
+        "history_invalid",
+        Met::Streams,
+        "How much history a stream is to have is said otherwise than `all`, `none` or `7 days`.",
+    ),
     error(
         "sink_not_purged",
         Met::Streams,

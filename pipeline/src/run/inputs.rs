@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use operators::record::Stream;
 use operators::time::Tick;
 use sources::SourceError;
-use sources::delivery::Sender;
+use sources::delivery::{Capacity, Sender};
 use sources::listen::Gate;
 use sources::log::{EmbeddedLog, system_clock};
 use sources::publish::{KafkaPublisher, Publish, feed};
@@ -18,6 +18,13 @@ use super::settings;
 use crate::config::Config;
 use crate::job::Origin;
 use crate::origin::{Embedded, Kafka};
+use crate::replay::{Replay, SLACK_MS};
+
+/// Of the log that is read again: rows of a batch, how far a partition may be ahead in milliseconds, and rows that wait. Less
+/// than for what is live, which it is not to hold up.
+const BATCH_ROWS_MAX: usize = 1_000;
+const AHEAD_MS_MAX: u64 = 1_000;
+const CHANNEL_ROWS_MAX: usize = 20_000;
 
 /// The inputs of the process.
 pub struct Inputs {
@@ -61,6 +68,23 @@ impl Inputs {
         match &self.log {
             Some(log) => AnyOrigin::Embedded(Embedded { log: log.clone(), topics, options, until: None }),
             None => AnyOrigin::Kafka(Kafka { connection: config.kafka.clone(), topics, options, bounded: false }),
+        }
+    }
+
+    /// The same records again, for streams that come later.
+    pub fn replay(&self, config: &Config) -> Replay<AnyOrigin> {
+        let mut again = config.clone();
+        // Lag tools show the group of the running dataflow.
+        again.kafka.group = format!("{}-history", config.kafka.group);
+        (again.time.slack_ms_min, again.time.slack_ms_max) = (SLACK_MS, SLACK_MS);
+        again.reader.batch_rows_max = config.reader.batch_rows_max.min(BATCH_ROWS_MAX);
+        again.reader.ahead_ms_max = config.reader.ahead_ms_max.min(AHEAD_MS_MAX);
+        let settings = settings::job(config);
+        Replay {
+            origin: Arc::new(self.origin(&again)),
+            topology: settings.topology,
+            capacity: Capacity { rows_max: CHANNEL_ROWS_MAX, ..settings.capacity },
+            rows_per_s: config.sql.build_rows_per_s,
         }
     }
 

@@ -8,6 +8,7 @@ mod streams;
 mod tell;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sinks::edge::Edge;
@@ -45,6 +46,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let mut extra = admin::routes(readiness.clone(), figures.clone()).or(gate).unify().boxed();
     let mut readers = None;
     if let Some(streams) = &streams {
+        streams.engine().set_past(Arc::new(inputs.replay(&config)));
         let reads = streams.serve(&config)?;
         tell::tell(&streams.engine(), &figures);
         extra = extra.or(streams.routes(&config)).unify().or(reads.routes()).unify().boxed();
@@ -75,6 +77,9 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
 
     let outcome = watch_over(&job, &inputs, streams.as_ref(), refused, &caught_up).await;
     info!("stopping");
+    if let Some(streams) = &streams {
+        streams.engine().stop();
+    }
     inputs.stop();
     job.stop();
     let ended = tokio::task::spawn_blocking(move || job.join()).await.map_err(|why| why.to_string())?;

@@ -37,11 +37,17 @@ impl Running {
 
     /// The same with further lines of the section `sql`, and sections after it.
     pub fn start_with(directory: &Path, streams: &str, more: &str) -> Running {
+        Running::with(
+            directory,
+            &format!("[simulator]\nvehicles = 200\nrate_per_s = 500.0\n[sql]\nstreams = \"{streams}\"\n{more}"),
+        )
+    }
+
+    /// With these options.
+    pub fn with(directory: &Path, options: &str) -> Running {
         let file = directory.join("fleet.toml");
-        let text = format!(
-            "[run]\nworkers = 2\n[simulator]\nvehicles = 200\nrate_per_s = 500.0\n[reads]\npostgres_listen = \"127.0.0.1:0\"\n\
-             [logging]\nformat = \"json\"\n[sql]\nstreams = \"{streams}\"\n{more}"
-        );
+        let run = if options.contains("[run]") { "" } else { "[run]\nworkers = 2\n" };
+        let text = format!("{run}[reads]\npostgres_listen = \"127.0.0.1:0\"\n[logging]\nformat = \"json\"\n{options}");
         std::fs::write(&file, text).expect("as it should be");
         let data = directory.join("data");
         let program = Program::start(&[

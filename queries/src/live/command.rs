@@ -10,6 +10,7 @@ use std::thread::Thread;
 use operators::row::{Diff, Row};
 use operators::time::Tick;
 
+use super::feed::Feed;
 use super::keep::Held;
 use crate::plan::Node;
 use crate::render::Usage;
@@ -19,6 +20,8 @@ use crate::render::Usage;
 pub enum Command {
     /// Build a stream.
     Install(Arc<Install>),
+    /// From now on, have everything of what the stream with this name of a port reads.
+    Follow(String),
     /// Take the stream with this name of a port down.
     Drop(String),
 }
@@ -29,6 +32,8 @@ pub struct Install {
     pub port: String,
     pub node: Arc<Node>,
     pub start: Start,
+    /// What came before it, if it begins with that.
+    pub past: Option<Arc<Feed>>,
     /// Where its rows are kept.
     pub rows: Arc<Held>,
     /// Where its faults are kept.

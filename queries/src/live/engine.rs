@@ -4,7 +4,7 @@
 //! fails leaves everything as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use operators::error::Refusal;
@@ -13,8 +13,10 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::Live;
+use super::backfill::{Building, History};
 use super::budget::Watch;
 use super::command::{Commands, Start};
+use super::feed::Past;
 use super::keep::{Change, Content, Held, Keeper};
 use super::send::{Sent, Ways};
 use crate::catalog::{Catalog, File, Problem, View};
@@ -46,7 +48,7 @@ pub struct Options {
 pub struct Status {
     /// Its name.
     pub name: String,
-    /// `running`, `suspended`, or `named`: a name for its plan, which keeps nothing.
+    /// `running`, `building`, `suspended`, or `named`: a name for its plan, which keeps nothing.
     pub state: &'static str,
     /// Why it is suspended: the budget that it passed, and by how much.
     pub reason: Option<String>,
@@ -56,6 +58,8 @@ pub struct Status {
     pub key: Vec<String>,
     /// What it reads.
     pub reads: Vec<String>,
+    /// How much of it is built, in hundredths, while it is.
+    pub percent: Option<u64>,
     /// Rows it holds.
     pub rows: usize,
     /// Bytes of these rows.
@@ -98,7 +102,14 @@ pub struct Keeps {
 #[derive(Clone)]
 pub(super) struct Running {
     pub port: String,
+    /// What was declared, by the names that it uses.
+    pub plan: Arc<Node>,
+    /// What is built of it.
     pub node: Arc<Node>,
+    /// Whether it has caught up: a part that has not is shared with nobody else.
+    pub ready: bool,
+    /// Events before it were not seen; 0 if all were.
+    pub since: Tick,
     pub rows: Arc<Held>,
     pub faults: Arc<Held>,
     /// Ports of parts that others have too.
@@ -116,15 +127,20 @@ pub(super) struct State {
     /// Parts that several streams have, by their ports, and how many do.
     pub parts: BTreeMap<String, (Running, usize)>,
     pub versions: u64,
+    /// Streams, or new versions of them, that are on their way.
+    pub building: BTreeMap<String, Arc<Building>>,
 }
 
 /// The derived streams of a process.
 pub struct Engine {
     state: Mutex<State>,
-    changing: tokio::sync::Mutex<()>,
+    pub(super) changing: tokio::sync::Mutex<()>,
+    /// The log is read again by one at a time.
+    pub(super) reading: tokio::sync::Mutex<()>,
+    pub(super) past: OnceLock<Arc<dyn Past>>,
     pub(super) commands: Arc<Commands>,
     pub(super) keeper: Keeper,
-    bases: Arc<BTreeMap<String, Arc<Held>>>,
+    pub(super) bases: Arc<BTreeMap<String, Arc<Held>>>,
     pub(super) options: Options,
     /// How streams go to their sinks, as who feeds them has told.
     pub(super) sent: Mutex<BTreeMap<String, Vec<Sent>>>,
@@ -146,9 +162,10 @@ impl Engine {
         };
         let bases = Arc::new(catalog.relations().map(base).collect());
         let state = Mutex::new(State { catalog, ..State::default() });
-        let (changing, commands) = (tokio::sync::Mutex::default(), Arc::new(Commands::new(options.workers)));
-        let (shown, system, sent) = (Mutex::default(), RwLock::default(), Mutex::default());
-        Self { state, changing, commands, keeper, bases, options, shown, system, sent }
+        let (changing, reading) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        let commands = Arc::new(Commands::new(options.workers));
+        let (past, shown, system, sent) = (OnceLock::new(), Mutex::default(), RwLock::default(), Mutex::default());
+        Self { state, changing, reading, past, commands, keeper, bases, options, shown, system, sent }
     }
 
     /// Has another table about the process itself to be read.
@@ -178,103 +195,14 @@ impl Engine {
         let mut catalog = self.catalog();
         let problems = catalog.load_each(files, |view| {
             if view.declaration.materialized {
-                let made = self.make(view, &Start::at_once)?;
-                self.put_up(made.install);
+                let made = self.make(view, &BTreeMap::new(), History::All, &Start::at_once)?;
+                made.parts.into_iter().chain([made.install]).for_each(|install| self.put_up(install));
                 self.state().running.insert(view.relation.name.clone(), made.running);
             }
             Ok(())
         });
         self.state().catalog = catalog;
         problems
-    }
-
-    /// Adds a stream to the running dataflow, and waits until it has caught up.
-    ///
-    /// # Errors
-    /// The text is no declaration that can be kept up to date, or it does not catch up in time.
-    pub async fn add(&self, text: &str) -> Result<Status, Refusal> {
-        let _one = self.changing.lock().await;
-        let view = {
-            let state = self.state();
-            let view = state.catalog.plan(text)?;
-            state.catalog.clone().add(view.clone())?;
-            view
-        };
-        let name = view.relation.name.clone();
-        if view.declaration.materialized {
-            let running = self.build(&view).await?;
-            self.state().running.insert(name.clone(), running);
-        }
-        self.state().catalog.add(view)?;
-        self.status(&name)
-    }
-
-    /// Puts a new version in the place of a stream, and of all that read it. The old ones answer until all have caught up.
-    ///
-    /// # Errors
-    /// As for [`add`](Self::add); the text declares another stream; or others depend on what would change.
-    pub async fn replace(&self, name: &str, text: &str) -> Result<Status, Refusal> {
-        let _one = self.changing.lock().await;
-        let (view, mut catalog, readers) = {
-            let state = self.state();
-            let view = state.catalog.plan(text)?;
-            if view.relation.name != name {
-                let message = format!("the text declares {}, the path says {name}", view.relation.name);
-                return Err(Refusal::new("name_invalid", message).at("name"));
-            }
-            let mut catalog = state.catalog.clone();
-            catalog.replace(view.clone())?;
-            let readers = readers(&catalog, &view.relation.name);
-            (view, catalog, readers)
-        };
-        let mut views = vec![view];
-        for reader in readers {
-            let text = catalog.view(&reader).map(|view| view.declaration.text.clone()).unwrap_or_default();
-            let again = catalog.plan(&text)?;
-            catalog.replace(again.clone())?;
-            views.push(again);
-        }
-        let old = self.state().running.clone();
-        let mut made: Vec<(String, Running)> = Vec::new();
-        for view in views.iter().filter(|view| view.declaration.materialized) {
-            match self.build(view).await {
-                Ok(running) => {
-                    // What comes after it in the list reads the new version.
-                    let name = view.relation.name.clone();
-                    self.state().running.insert(name.clone(), running.clone());
-                    made.push((name, running));
-                }
-                Err(why) => {
-                    self.state().running = old;
-                    made.into_iter().rev().for_each(|(_, running)| self.take_down(&running));
-                    return Err(why);
-                }
-            }
-        }
-        self.state().catalog = catalog;
-        for view in views.iter().rev() {
-            if let Some(old) = old.get(&view.relation.name) {
-                self.take_down(old);
-            }
-        }
-        if !views[0].declaration.materialized {
-            self.state().running.remove(name);
-        }
-        self.status(name)
-    }
-
-    /// Takes a stream down and frees what it held.
-    ///
-    /// # Errors
-    /// There is none of this name, or others read it.
-    pub async fn remove(&self, name: &str) -> Result<(), Refusal> {
-        let _one = self.changing.lock().await;
-        self.state().catalog.drop(name)?;
-        let running = self.state().running.remove(name);
-        if let Some(running) = running {
-            self.take_down(&running);
-        }
-        Ok(())
     }
 
     /// How all streams do.
@@ -296,6 +224,7 @@ impl Engine {
 
     fn told(&self, state: &State, view: &View) -> Status {
         let running = state.running.get(&view.relation.name);
+        let building = state.building.get(&view.relation.name);
         let (rows, bytes, changes) = running.map_or((0, 0, 0), |running| running.rows.figures());
         let suspended = running.and_then(|running| running.watch.suspended());
         // What a suspended stream kept is freed.
@@ -307,11 +236,13 @@ impl Engine {
         let keeps = |(operator, Size { rows, bytes })| Keeps { operator, rows, bytes };
         Status {
             name: view.relation.name.clone(),
-            state: match (running, suspended) {
-                (None, _) => "named",
-                (Some(_), None) => "running",
-                (Some(_), Some(_)) => "suspended",
+            state: match (building, running, suspended) {
+                (Some(_), None, _) => "building",
+                (None, None, _) => "named",
+                (_, Some(_), None) => "running",
+                (_, Some(_), Some(_)) => "suspended",
             },
+            percent: building.map(|building| building.percent()),
             reason: suspended.map(|suspended| suspended.reason.clone()),
             state_rows: size.rows,
             state_bytes: size.bytes,

@@ -94,6 +94,7 @@ pub fn export_events(events: Stream<'_, Tick, Batch>, core: &Core, live: &super:
         move |input, output| {
             input.for_each(|time, batch| {
                 let Some(rows) = batch.take() else { return };
+                held.note(&rows);
                 if !port.is_wanted() && !held.is_wanted() {
                     // Who subscribes later has to know that it missed them.
                     port.seen(newest_tick(&rows));

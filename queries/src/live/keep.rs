@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use operators::batch::{OFFSET, PARTITION, TICK, i32s, i64s, u64s};
 use operators::row::{Codec, Diff, Row, count, repeated};
 use operators::time::Tick;
 use tokio::sync::broadcast;
@@ -48,7 +49,14 @@ pub struct Held {
     bytes: AtomicUsize,
     changes: AtomicU64,
     exceeded: AtomicBool,
+    /// Whether anybody takes in what is put.
+    kept: bool,
+    /// While a stream is built from the log: the newest offsets by partition and tick.
+    marks: Mutex<Option<Marks>>,
+    marking: AtomicBool,
 }
+
+type Marks = BTreeMap<i32, BTreeMap<Tick, i64>>;
 
 /// What changed at a tick.
 #[derive(Debug)]
@@ -102,12 +110,59 @@ impl Held {
             bytes: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
             exceeded: AtomicBool::new(false),
+            kept: true,
+            marks: Mutex::default(),
+            marking: AtomicBool::new(false),
         })
     }
 
-    /// Whether rows are of any use: a table's always, events only while somebody watches them or a sink takes them.
+    /// One that nobody keeps the rows of.
+    pub fn not_kept(port: &str, schema: SchemaRef, kind: Kind) -> Arc<Self> {
+        let held = Self::new(port, schema, kind, 1, usize::MAX);
+        Arc::into_inner(held).map(|held| Arc::new(Self { kept: false, ..held })).expect("nobody else has it yet")
+    }
+
+    /// Begins or ends to note the places in the log of what comes.
+    pub fn mark(&self, on: bool) {
+        *self.marks() = on.then(Marks::new);
+        self.marking.store(on, Ordering::Release);
+    }
+
+    /// Whether places are noted.
+    pub fn is_marking(&self) -> bool {
+        self.marking.load(Ordering::Acquire)
+    }
+
+    fn marks(&self) -> std::sync::MutexGuard<'_, Option<Marks>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the places in the log of these rows, if they are asked for.
+    pub fn note(&self, rows: &RecordBatch) {
+        if !self.marking.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(marks) = &mut *self.marks() {
+            let (ticks, partitions, offsets) = (u64s(rows, TICK), i32s(rows, PARTITION), i64s(rows, OFFSET));
+            for row in 0..rows.num_rows() {
+                let of = marks.entry(partitions.value(row)).or_default();
+                let newest = of.entry(ticks.value(row)).or_insert(i64::MIN);
+                *newest = (*newest).max(offsets.value(row));
+            }
+        }
+    }
+
+    /// The newest offset of each partition that came before a tick.
+    pub fn marked(&self, before: Tick) -> BTreeMap<i32, i64> {
+        let marks = self.marks();
+        let newest = |ticks: &BTreeMap<Tick, i64>| ticks.range(..before).map(|(_, offset)| *offset).max();
+        marks.iter().flatten().filter_map(|(partition, ticks)| Some((*partition, newest(ticks)?))).collect()
+    }
+
+    /// Whether rows are of any use: a kept table's always, others only while somebody watches them or a sink takes them.
     pub fn is_wanted(&self) -> bool {
-        self.kind == Kind::Table || self.watchers.receiver_count() > 0 || self.tapped.load(Ordering::Relaxed) > 0
+        let followed = self.watchers.receiver_count() > 0 || self.tapped.load(Ordering::Relaxed) > 0;
+        (self.kept && self.kind == Kind::Table) || followed
     }
 
     /// From now on every change goes through this tap too, as long as somebody has it.
@@ -137,6 +192,9 @@ impl Held {
     }
 
     pub fn put(&self, updates: Updates) {
+        if !self.kept {
+            return;
+        }
         let bytes: i64 = updates.iter().map(|(row, ..)| Size::of(row).bytes).sum();
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).extend(updates);
@@ -297,6 +355,9 @@ impl Keeper {
             shelf.caught_up |= frontier > *as_of;
             if shelf.caught_up {
                 least = least.min(frontier);
+            } else if frontier > 0 {
+                // Nobody reads it yet: what is past is put together as it comes.
+                shelf.turn(frontier - 1);
             }
         }
         // Inputs that have ended hold nothing back, and do not make time end.

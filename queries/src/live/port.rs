@@ -81,10 +81,16 @@ impl Port {
     /// A queue of everything from now on, and the first tick that is whole in it.
     pub fn subscribe(&self) -> (Rc<Queue>, Tick) {
         let queue = Rc::new(Queue::default());
+        let from = self.attach(&queue);
+        (queue, from)
+    }
+
+    /// The same with a queue that is there already.
+    pub fn attach(&self, queue: &Rc<Queue>) -> Tick {
         queue.frontier.set(self.frontier.get());
-        self.subscribers.borrow_mut().push(Rc::downgrade(&queue));
+        self.subscribers.borrow_mut().push(Rc::downgrade(queue));
         let begun = self.newest.get().checked_add(1).filter(|_| self.newest.get() > 0).unwrap_or(0);
-        (queue, self.frontier.get().max(begun))
+        self.frontier.get().max(begun)
     }
 }
 

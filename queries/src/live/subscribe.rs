@@ -26,6 +26,8 @@ use crate::render::Rendered;
 
 /// The way of a queue into a dataflow.
 struct Inlet {
+    worker: usize,
+    port: String,
     queue: Rc<Queue>,
     install: Arc<Install>,
     begin: Option<Arc<Begin>>,
@@ -44,6 +46,23 @@ impl Inlet {
         }
         self.begin = Some(begin);
         Some(true)
+    }
+
+    /// What there is of the past, and the first tick that more of it can have. Whether it has begun is asked before: then
+    /// nothing of the past comes any more.
+    fn past(&self) -> (VecDeque<Parcel>, Tick) {
+        match &self.install.past {
+            Some(feed) if self.begin.is_none() => feed.take(self.worker, &self.port),
+            _ => (VecDeque::new(), 0),
+        }
+    }
+
+    fn passed(&mut self, frontier: Tick) {
+        if let Some(held) = &mut self.held
+            && frontier > *held.time()
+        {
+            held.downgrade(&frontier);
+        }
     }
 
     fn first(&self) -> Tick {
@@ -75,17 +94,26 @@ pub fn subscribe<'s>(
     install: Arc<Install>,
 ) -> Rendered<'s> {
     match kind {
-        Kind::Events => events(scope, queue, install),
+        Kind::Events => events(scope, port, queue, install),
         Kind::Table => table(scope, port, queue, install),
     }
 }
 
-fn events<'s>(scope: Scope<'s, Tick>, queue: Rc<Queue>, install: Arc<Install>) -> Rendered<'s> {
+fn events<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: Arc<Install>) -> Rendered<'s> {
+    let worker = scope.index();
     let stream = source::<_, CapacityContainerBuilder<Batch>, _, _>(scope, "Subscription", move |capability, info| {
         *queue.activator.borrow_mut() = Some(scope.activator_for(info.address));
-        let mut inlet = Inlet { queue, install, begin: None, held: Some(capability) };
+        let mut inlet = Inlet { worker, port, queue, install, begin: None, held: Some(capability) };
         move |output| {
-            if inlet.begins().is_none() {
+            let begun = inlet.install.start.begun().is_some();
+            let (past, frontier) = inlet.past();
+            for parcel in past {
+                if let (Parcel::Events(rows), Some(held)) = (parcel, &inlet.held) {
+                    output.session(held).give_container(&mut rows.into());
+                }
+            }
+            inlet.passed(frontier);
+            if !begun || inlet.begins().is_none() {
                 return;
             }
             for parcel in inlet.take() {
@@ -112,16 +140,24 @@ fn from(rows: &RecordBatch, first: Tick) -> Option<RecordBatch> {
 }
 
 fn table<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: Arc<Install>) -> Rendered<'s> {
-    let first_worker = scope.index() == 0;
+    let worker = scope.index();
     type Out = CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>;
     let stream = source::<_, Out, _, _>(scope, "Subscription", move |capability, info| {
         *queue.activator.borrow_mut() = Some(scope.activator_for(info.address));
-        let mut inlet = Inlet { queue, install, begin: None, held: Some(capability) };
+        let mut inlet = Inlet { worker, port, queue, install, begin: None, held: Some(capability) };
         move |output| {
-            let Some(now) = inlet.begins() else { return };
+            let begun = inlet.install.start.begun().is_some();
+            let (past, frontier) = inlet.past();
+            for parcel in past {
+                if let (Parcel::Updates(mut updates), Some(held)) = (parcel, &inlet.held) {
+                    output.session(held).give_container(&mut updates);
+                }
+            }
+            inlet.passed(frontier);
+            let Some(now) = begun.then(|| inlet.begins()).flatten() else { return };
             let first = inlet.first();
-            if let (true, true, Some(begin), Some(held)) = (now, first_worker, &inlet.begin, &inlet.held) {
-                let rows = begin.content.get(&port).into_iter().flatten();
+            if let (true, 0, Some(begin), Some(held)) = (now, worker, &inlet.begin, &inlet.held) {
+                let rows = begin.content.get(&inlet.port).into_iter().flatten();
                 let mut rows: Vec<_> = rows.map(|(row, diff)| (row.clone(), first, *diff)).collect();
                 if !rows.is_empty() {
                     output.session(held).give_container(&mut rows);

@@ -19,9 +19,11 @@ use timely::worker::Worker;
 
 use super::command::{Command, Commands, Install};
 use super::export::{Exit, exit_events};
+use super::feed::Taps;
 use super::keep::{Held, Keeper};
-use super::port::{Port, Ports};
+use super::port::{Port, Ports, Queue};
 use super::subscribe::subscribe;
+use crate::catalog::{CORE, Core};
 use crate::plan::{Kind, Op};
 use crate::render::{Builder, Rendered, Usage};
 
@@ -40,6 +42,8 @@ pub struct Live {
     told: Instant,
     /// Streams that wait for all workers to have their beginning.
     starting: Vec<Arc<Install>>,
+    /// Streams that are built from the log, and what they are to follow then.
+    building: Vec<(Arc<Install>, Vec<(String, Rc<Queue>)>)>,
 }
 
 impl Live {
@@ -59,7 +63,30 @@ impl Live {
             dataflows: HashMap::new(),
             told: Instant::now(),
             starting: Vec::new(),
+            building: Vec::new(),
         }
+    }
+
+    /// For a dataflow that reads the past: it has these streams and tables of the main job, keeps none, and obeys nobody.
+    #[must_use]
+    pub fn of_the_past(names: &[String]) -> Self {
+        let core = CORE.iter().filter(|core| names.iter().any(|name| name == core.name));
+        let held = |core: &Core| (core.name.to_owned(), Held::not_kept(core.name, core.seen().0, core.kind));
+        let bases = Arc::new(core.map(held).collect());
+        Self::new(0, Keeper::default(), Arc::new(Commands::new(1)), bases)
+    }
+
+    /// Whether it takes this stream or table of the main job.
+    #[must_use]
+    pub fn wants(&self, name: &str) -> bool {
+        self.bases.contains_key(name)
+    }
+
+    /// Ends of all its streams, once they are there.
+    #[must_use]
+    pub fn taps(&self) -> Taps {
+        let queue = |name: &String| Some((name.clone(), self.ports.get(name)?.subscribe().0));
+        Taps(self.bases.keys().filter_map(queue).collect())
     }
 
     pub(super) fn index(&self) -> usize {
@@ -85,6 +112,7 @@ impl Live {
         for command in commands {
             match command {
                 Command::Install(install) => self.install(worker, &install),
+                Command::Follow(port) => self.follow(&port),
                 Command::Drop(port) => self.drop_stream(worker, &port),
             }
         }
@@ -101,7 +129,29 @@ impl Live {
             }
             !begun
         });
+        self.feed() || any
+    }
+
+    /// Wakes what has something of the past to take; says whether anything has.
+    fn feed(&mut self) -> bool {
+        let (mut any, index) = (false, self.index);
+        self.building.retain(|(install, queues)| {
+            let begun = install.start.begun().is_some();
+            if begun || install.past.as_ref().is_some_and(|feed| feed.has_news(index)) {
+                any = true;
+                queues.iter().filter_map(|(_, queue)| queue.activator.borrow().clone()).for_each(|one| one.activate());
+            }
+            !begun
+        });
         any
+    }
+
+    /// Lets a stream that is built from the log have what is live as well.
+    fn follow(&mut self, port: &str) {
+        for (install, queues) in self.building.iter().filter(|(install, _)| install.port == port) {
+            let attach = |(name, queue): &(String, Rc<Queue>)| self.ports.get(name).map(|port| port.attach(queue));
+            install.start.report(queues.iter().filter_map(attach).max().unwrap_or(0));
+        }
     }
 
     fn install(&mut self, worker: &mut Worker, install: &Arc<Install>) {
@@ -112,9 +162,18 @@ impl Live {
                 tracing::error!(stream = install.port, input = name, "an input is not there");
                 return;
             };
-            let (queue, from) = port.subscribe();
-            whole_from = whole_from.max(from);
+            let queue = if install.past.is_some() {
+                Rc::default()
+            } else {
+                let (queue, from) = port.subscribe();
+                whole_from = whole_from.max(from);
+                queue
+            };
             queues.push((name, kind, queue));
+        }
+        if install.past.is_some() {
+            let queues = queues.iter().map(|(name, _, queue)| (name.clone(), queue.clone())).collect();
+            self.building.push((install.clone(), queues));
         }
         let port = self.ports.open(&install.port);
         let index = worker.next_dataflow_index();
@@ -141,7 +200,7 @@ impl Live {
             exit_table(builder.faults(), faults);
         });
         self.dataflows.insert(install.port.clone(), (index, clock));
-        if install.start.begun().is_none() {
+        if install.start.begun().is_none() && install.past.is_none() {
             install.start.report(whole_from);
             self.starting.push(install.clone());
         }
@@ -150,6 +209,7 @@ impl Live {
     fn drop_stream(&mut self, worker: &mut Worker, port: &str) {
         self.ports.close(port);
         self.starting.retain(|install| install.port != port);
+        self.building.retain(|(install, _)| install.port != port);
         if let Some((index, _)) = self.dataflows.remove(port) {
             worker.drop_dataflow(index);
         }

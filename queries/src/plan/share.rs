@@ -26,6 +26,16 @@ pub fn renamed(node: &Arc<Node>, name_of: &dyn Fn(&str) -> String) -> Arc<Node> 
     })
 }
 
+/// The plan with what it reads replaced by other plans.
+#[must_use]
+pub fn inlined(node: &Arc<Node>, plan_of: &dyn Fn(&str) -> Option<Arc<Node>>) -> Arc<Node> {
+    if let Op::Get(name) = &node.op {
+        return plan_of(name).unwrap_or_else(|| node.clone());
+    }
+    let inputs = node.inputs().into_iter().map(|input| inlined(input, plan_of)).collect();
+    with(node, inputs, None)
+}
+
 fn stand_in(node: &Node, name: &str) -> Arc<Node> {
     Node::new(Op::Get(name.to_owned()), &types(&node.schema), node.kind, node.append_only, node.rows_max)
 }

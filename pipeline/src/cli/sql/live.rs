@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, Response, Url};
 use serde_json::Value;
 
 use super::super::{Failure, print};
 
 /// How long a pipeline may take to take a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it is asked how far a stream is.
+const PROGRESS: Duration = Duration::from_millis(500);
 
 /// What can be asked of a running pipeline.
 #[derive(Clone, Debug, Subcommand)]
@@ -21,12 +24,15 @@ pub enum Action {
     #[command(after_help = "\
 Examples:
   haulstream sql add queries/streams/overspeed.sql
-  haulstream sql add overspeed.sql --server http://127.0.0.1:9000
-A stream over events sees those that arrive from then on; what is in sql.streams at the start sees all of the log.")]
+  haulstream sql add overspeed.sql --since '7 days'
+  haulstream sql add overspeed.sql --no-history --server http://127.0.0.1:9000
+A stream over events is built from the log in the background, as if it had been there from the start.")]
     Add {
         /// The file.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        #[command(flatten)]
+        past: Past,
         #[command(flatten)]
         server: Server,
     },
@@ -35,6 +41,8 @@ A stream over events sees those that arrive from then on; what is in sql.streams
         /// The file.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        #[command(flatten)]
+        past: Past,
         #[command(flatten)]
         server: Server,
     },
@@ -72,6 +80,28 @@ Examples:
     },
 }
 
+/// How much of the past a stream has, and whether it is waited for.
+#[derive(Args, Clone, Debug)]
+pub struct Past {
+    /// Take events of so much time only, such as '7 days'; without it, all that the log has.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Take only events from now on.
+    #[arg(long, conflicts_with = "since")]
+    no_history: bool,
+    /// Do not wait until it is built.
+    #[arg(long)]
+    detach: bool,
+}
+
+impl Past {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let history = if self.no_history { Some("none".to_owned()) } else { self.since.clone() };
+        let detach = self.detach.then(|| ("detach", "true".to_owned()));
+        history.map(|history| ("history", history)).into_iter().chain(detach).collect()
+    }
+}
+
 /// Where the pipeline is.
 #[derive(Args, Clone, Debug)]
 pub struct Server {
@@ -89,16 +119,19 @@ pub fn run(action: &Action) -> Result<(), Failure> {
     let runtime = runtime.map_err(|why| Failure::Runtime(format!("cannot start the runtime: {why}")))?;
     runtime.block_on(async {
         match action {
-            Action::Add { file, server } => {
-                let told = server.json(Method::POST, "", text(file)?).await?;
+            Action::Add { file, past, server } => {
+                let text = text(file)?;
+                let name = queries::catalog::declared(&text);
+                let told = server.built(name.as_deref(), server.send(Method::POST, "", &past.query(), text)).await?;
                 print(&table(&[told]))
             }
-            Action::Replace { file, server } => {
+            Action::Replace { file, past, server } => {
                 let text = text(file)?;
                 let name = queries::catalog::declared(&text).ok_or_else(|| {
                     Failure::Usage(format!("{}: no CREATE MATERIALIZED VIEW name AS …", file.display()))
                 })?;
-                let told = server.json(Method::PUT, &format!("/{name}"), text).await?;
+                let path = format!("/{name}");
+                let told = server.built(Some(&name), server.send(Method::PUT, &path, &past.query(), text)).await?;
                 print(&table(&[told]))
             }
             Action::Drop { name, purge, server } => {
@@ -123,10 +156,52 @@ fn text(file: &Path) -> Result<String, Failure> {
 
 impl Server {
     async fn ask(&self, method: Method, path: &str, body: String) -> Result<Response, Failure> {
+        self.send(method, path, &[], body).await
+    }
+
+    /// Waits for the answer, and tells meanwhile how far the stream is.
+    async fn built(
+        &self,
+        name: Option<&str>,
+        answer: impl Future<Output = Result<Response, Failure>>,
+    ) -> Result<Value, Failure> {
+        let mut answer = std::pin::pin!(answer);
+        let mut told = None;
+        let answer = loop {
+            match tokio::time::timeout(PROGRESS, &mut answer).await {
+                Ok(answer) => break answer?,
+                Err(_) => {
+                    let Some(name) = name else { continue };
+                    // One that is refused is not there.
+                    let Ok(status) = self.json(Method::GET, &format!("/{name}"), String::new()).await else { continue };
+                    let percent = status["percent"].as_u64();
+                    if let Some(percent) = percent.filter(|percent| Some(*percent) != told) {
+                        print(&format!("{name}: building {percent} %\n"))?;
+                    }
+                    if percent.is_some() {
+                        told = percent;
+                    }
+                }
+            }
+        };
+        answer.json().await.map_err(|why| Failure::Runtime(format!("the answer is no JSON: {}", why.without_url())))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: String,
+    ) -> Result<Response, Failure> {
         let url = format!("{}/v1/streams{path}", self.url.trim_end_matches('/'));
+        let mut url = Url::parse(&url).map_err(|why| Failure::Usage(format!("--server {}: {why}", self.url)))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         let client = Client::builder().connect_timeout(CONNECT_WAIT).build();
         let client = client.map_err(|why| Failure::Runtime(format!("cannot make a client: {why}")))?;
-        let answer = client.request(method, &url).body(body).send().await;
+        let answer = client.request(method, url).body(body).send().await;
         let answer = answer.map_err(|why| {
             let message = format!("no pipeline answers at {}: {}", self.url, why.without_url());
             Failure::Runtime(format!(

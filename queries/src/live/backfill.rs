@@ -1,0 +1,218 @@
+//! A stream that is added later is built from the log, so that it has what it would have if it had been there from the start.
+//!
+//! Invariant: what is read again ends where what is live begins, at one tick; until then nobody sees the stream.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use operators::error::Refusal;
+use operators::time::Tick;
+
+use super::command::{Begin, Command, Install};
+use super::engine::{Engine, Running, State};
+use super::feed::{Cut, Feed, Past};
+use super::worker::reads;
+use crate::catalog::View;
+use crate::plan::{Kind, Node, Op, inlined};
+
+/// How often a build looks whether it may go on.
+pub(super) const LOOK: Duration = Duration::from_millis(10);
+/// How long before the first live tick what is live is noted, in milliseconds: no record comes so late that it would be taken
+/// for one of before.
+const OVERLAP_MS: u64 = 1_000;
+
+/// How much of the past a new stream has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum History {
+    /// All that the log has.
+    #[default]
+    All,
+    /// Events of the last milliseconds.
+    Last(u64),
+    /// No event of before.
+    No,
+}
+
+/// A stream that is on its way.
+#[derive(Debug, Default)]
+pub(super) struct Building {
+    /// Names that it uses.
+    pub uses: BTreeSet<String>,
+    stopped: AtomicBool,
+    percent: AtomicU64,
+}
+
+impl Building {
+    /// Of these views.
+    pub fn of(views: &[View]) -> Self {
+        let mut uses: BTreeSet<String> = views.iter().flat_map(View::uses).map(str::to_owned).collect();
+        uses.retain(|name| views.iter().all(|view| view.relation.name != *name));
+        Self { uses, ..Self::default() }
+    }
+
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// How far it is, in hundredths.
+    pub fn percent(&self) -> u64 {
+        self.percent.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(Refusal::new("stream_build_stopped", "the stream was dropped while it was built"));
+        }
+        Ok(())
+    }
+}
+
+/// Names of events, and of tables that events meet, in a plan that makes a table of events: their past matters.
+pub(super) fn with_a_past(node: &Node) -> BTreeSet<String> {
+    let (mut names, mut kept) = (BTreeSet::new(), false);
+    node.visit(&mut |node| kept |= node.kind == Kind::Table && reads_events(node));
+    if kept {
+        see(node, false, &mut names);
+    }
+    names
+}
+
+/// Whether there are events in what it is made of.
+pub(super) fn reads_events(node: &Node) -> bool {
+    let mut any = false;
+    node.visit(&mut |node| any |= node.kind == Kind::Events);
+    any
+}
+
+fn see(node: &Node, events: bool, names: &mut BTreeSet<String>) {
+    let events = events || node.kind == Kind::Events;
+    if let (true, Op::Get(name)) = (events, &node.op) {
+        names.insert(name.clone());
+    }
+    node.inputs().into_iter().for_each(|input| see(input, events, names));
+}
+
+/// The plan with derived streams whose past matters replaced by what they are made of.
+pub(super) fn of_the_main_job(
+    state: &State,
+    overlay: &BTreeMap<String, Running>,
+    node: &Arc<Node>,
+    since: Tick,
+) -> Result<Arc<Node>, Refusal> {
+    let mut node = node.clone();
+    loop {
+        let names = with_a_past(&node);
+        let known = |name: &String| overlay.get(name).or_else(|| state.running.get(name));
+        let derived: Vec<(&String, &Running)> = names.iter().filter_map(|name| Some((name, known(name)?))).collect();
+        if derived.is_empty() {
+            return Ok(node);
+        }
+        if let Some((name, _)) = derived.iter().find(|(_, running)| running.since > since) {
+            let message = format!("{name} has no events of before it was added, so none of them can be taken from it");
+            return Err(Refusal::new("stream_without_past", message)
+                .hint("add this stream with --no-history, or replace that one with its history first"));
+        }
+        node = inlined(&node, &|name| {
+            derived.iter().find(|(derived, _)| *derived == name).map(|(_, running)| running.plan.clone())
+        });
+    }
+}
+
+impl Engine {
+    /// Sets where the past is read from.
+    pub fn set_past(&self, past: Arc<dyn Past>) {
+        // The first one stays.
+        let _ = self.past.set(past);
+    }
+
+    /// Builds an installed stream from the log, and lets it go on with what is live. Returns the first tick that is.
+    pub(super) async fn begin_with_past(
+        &self,
+        install: &Install,
+        feed: &Arc<Feed>,
+        whole: &Running,
+        building: &Building,
+    ) -> Result<Tick, Refusal> {
+        let one = loop {
+            building.check()?;
+            match self.reading.try_lock() {
+                Ok(one) => break one,
+                Err(_) => tokio::time::sleep(LOOK).await,
+            }
+        };
+        let done = self.read_past(install, feed, whole, building).await;
+        feed.stop();
+        self.telemetry().mark(false);
+        drop(one);
+        done
+    }
+
+    fn telemetry(&self) -> &super::keep::Held {
+        self.bases.get("telemetry").expect("a stream of the main job")
+    }
+
+    async fn read_past(
+        &self,
+        install: &Install,
+        feed: &Arc<Feed>,
+        whole: &Running,
+        building: &Building,
+    ) -> Result<Tick, Refusal> {
+        let past =
+            self.past.get().cloned().ok_or_else(|| unreadable("this process keeps no log that could be read"))?;
+        let reading = feed.clone();
+        let read = move || {
+            if let Err(why) = past.read(&reading.names, &reading) {
+                reading.failed(why);
+            }
+        };
+        let thread = std::thread::Builder::new().name("history".into()).spawn(read);
+        thread.map_err(|why| unreadable(&format!("no thread can be started: {why}")))?;
+        let told = AtomicUsize::new(0);
+        let look = async |done: &(dyn Fn() -> bool + Sync)| {
+            while !done() {
+                building.check()?;
+                if let Some(why) = feed.failure() {
+                    return Err(unreadable(&why));
+                }
+                self.within_budget(whole)?;
+                if feed.cut().is_none() && !self.telemetry().is_marking() {
+                    feed.follow(self.keeper.as_of(), OVERLAP_MS);
+                }
+                let (percent, rows) = (feed.percent(), feed.rows());
+                building.percent.store(percent, Ordering::Relaxed);
+                crate::metrics::past(percent, (rows - told.swap(rows, Ordering::Relaxed)) as u64);
+                self.commands.wake();
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        };
+        look(&|| feed.is_parked()).await?;
+        self.telemetry().mark(true);
+        self.commands.push(Command::Follow(install.port.clone()));
+        look(&|| install.start.whole_from().is_some()).await?;
+        let before = install.start.whole_from().unwrap_or(0);
+        look(&|| self.keeper.as_of() >= before + OVERLAP_MS).await?;
+        let ports: Vec<String> = reads(install).into_iter().map(|(name, _)| name).collect();
+        let (as_of, mut content) = self.keeper.rows(&ports);
+        let first = as_of + 1;
+        feed.end_at(Cut { before, last: self.telemetry().marked(first), first });
+        look(&|| feed.is_finished()).await?;
+        for (name, rows) in &mut content {
+            if feed.names.contains(name) {
+                *rows = feed.correction(name, std::mem::take(rows));
+            }
+        }
+        crate::metrics::past(100, 0);
+        install.start.begin(Begin { tick: first, content });
+        self.commands.wake();
+        Ok(first)
+    }
+}
+
+fn unreadable(why: &str) -> Refusal {
+    Refusal::new("stream_past_unreadable", format!("the log cannot be read again: {why}"))
+        .hint("add the stream with --no-history, or mend what is wrong with the log and try again")
+}
