@@ -253,7 +253,7 @@ async fn on_kafka_nothing_is_missed_and_nothing_comes_twice() {
                 (0..20).for_each(|more| fleet.message(sent + more, now_ms()));
                 sent += 20;
                 if sent.is_multiple_of(400) {
-                    fleet.company(sent % 5, &format!("since {sent}"));
+                    fleet.company(sent / 400 % 5, &format!("since {sent}"));
                 }
                 fleet.producer.poll(Duration::from_millis(5));
             }

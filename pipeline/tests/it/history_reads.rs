@@ -89,9 +89,15 @@ fn nothing_else_is_read(running: &Running, data: &std::path::Path) {
 fn the_process_tells_of_itself(running: &Running) {
     for (sql, least) in [
         ("SELECT count(DISTINCT name) FROM haulstream.workers", 2),
-        ("SELECT sum(value) FROM haulstream.workers WHERE figure = 'rows_total'", 1_000),
-        ("SELECT sum(value) FROM haulstream.sources WHERE figure = 'records_total' AND name = 'telemetry'", 1_000),
-        ("SELECT sum(value) FROM haulstream.sinks WHERE figure = 'rows_total' AND name = 'parquet'", 1_000),
+        ("SELECT CAST(sum(value) AS bigint) FROM haulstream.workers WHERE figure = 'rows_total'", 1_000),
+        (
+            "SELECT CAST(sum(value) AS bigint) FROM haulstream.sources WHERE figure = 'records_total' AND name = 'telemetry'",
+            1_000,
+        ),
+        (
+            "SELECT CAST(sum(value) AS bigint) FROM haulstream.sinks WHERE figure = 'rows_total' AND name = 'parquet'",
+            1_000,
+        ),
         ("SELECT count(*) FROM haulstream.streams WHERE state = 'running' AND state_bytes > 0 AND busy_pct < 100", 1),
     ] {
         running.wait_for(sql, sql, |n| number(n) >= least);
