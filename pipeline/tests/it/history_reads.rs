@@ -91,7 +91,7 @@ fn the_process_tells_of_itself(running: &Running) {
         ("SELECT count(DISTINCT name) FROM haulstream.workers", 2),
         ("SELECT CAST(sum(value) AS bigint) FROM haulstream.workers WHERE figure = 'rows_total'", 1_000),
         (
-            "SELECT CAST(sum(value) AS bigint) FROM haulstream.sources WHERE figure = 'records_total' AND name = 'telemetry'",
+            "SELECT CAST(sum(value) AS bigint) FROM haulstream.sources WHERE figure = 'records_total' AND name = 'telemetry.raw'",
             1_000,
         ),
         (
