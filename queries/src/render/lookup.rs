@@ -29,6 +29,7 @@ use super::usage::{Gauge, Size};
 use super::within::milliseconds;
 use super::{Builder, Fault, Keyed, Rendered, Table};
 use crate::plan::{Expression, Join, Kind, Meets, Node, canonical, types};
+use crate::question::bytes_of;
 
 /// Builds the join of events with a table.
 pub fn lookup<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join) -> Result<Rendered<'s>> {
@@ -177,8 +178,7 @@ fn run<'s>(
 
 /// Of what waits for its tick.
 pub(super) fn size_of(events: &[RecordBatch], changes: &BTreeMap<Tick, Vec<((Row, Row), Diff)>>) -> Size {
-    let events =
-        events.iter().map(|rows| Size { rows: rows.num_rows() as i64, bytes: rows.get_array_memory_size() as i64 });
+    let events = events.iter().map(|rows| Size { rows: rows.num_rows() as i64, bytes: bytes_of(rows) as i64 });
     let changes = changes.values().flatten().map(|((key, row), _)| Size::of_pair(key, row));
     events.chain(changes).fold(Size::default(), |sum, size| sum + size)
 }

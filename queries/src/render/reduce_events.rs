@@ -24,6 +24,7 @@ use super::group::{Closing, Out, next};
 use super::map::{in_order, ticks};
 use super::outputs::Outputs;
 use super::usage::{Gauge, Size};
+use crate::question::bytes_of;
 
 /// Groups that take events in.
 pub(super) trait Absorb: 'static {
@@ -117,7 +118,7 @@ impl<C> Waiting<C> {
         let keys = (!columns.is_empty()).then(|| codec.encode_together(&columns).expect("columns of the plan"));
         let values: Vec<usize> = (columns.len()..rows.num_columns() - 1).collect();
         let values = rows.project(&values).expect("columns of the batch");
-        let bytes = rows.get_array_memory_size() + keys.as_ref().map_or(0, Rows::size);
+        let bytes = bytes_of(&rows) + keys.as_ref().map_or(0, Rows::size);
         let size = Size { rows: rows.num_rows() as i64, bytes: bytes as i64 };
         let (columns, taken) = groups.columns(&values).expect("columns of the plan");
         Self { rows, keys, columns, at: 0, size: size + taken }
