@@ -11,7 +11,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use crate::batch::{Batch, DELETED, TICK, bools, by_key, strings, u64s};
 use crate::keyed::{Key, Keyed};
-use crate::time::{Tick, round_up};
+use crate::time::{Tick, closed_before, round_up, take_before};
 
 /// The newest change of each key per window, put out when the window of `window_ms` (milliseconds of ticks) has ended, spread
 /// by key; `key` is the name of the text column that tells rows apart.
@@ -29,9 +29,8 @@ pub fn conflate<'s>(changes: Stream<'s, Tick, Batch>, key: &'static str, window_
                 }
             });
             let Some(held) = &mut capability else { return };
-            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
-            let later = open.split_off(&upto);
-            for (_, mut window) in std::mem::replace(&mut open, later) {
+            let upto = closed_before(frontier.frontier());
+            for (_, mut window) in take_before(&mut open, upto) {
                 let mut session = output.session(held);
                 window.take().into_iter().for_each(|rows| session.give_container(&mut rows.into()));
                 window.newest.clear();

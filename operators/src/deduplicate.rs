@@ -12,7 +12,7 @@ use crate::batch::{Batch, TICK, i64s, u64s};
 use crate::counters::{Counters, add};
 use crate::devices::{ByDevice, FETCH_ROWS, numbers};
 use crate::pending::{Closed, Pending};
-use crate::time::Tick;
+use crate::time::{Tick, closed_before};
 
 /// Events remembered for each device.
 pub const REMEMBERED: usize = 16;
@@ -99,7 +99,7 @@ pub fn deduplicate<'s>(
                 }
             });
             let Some(held) = &mut capability else { return };
-            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+            let upto = closed_before(frontier.frontier());
             if upto > *held.time() {
                 let closed = pending.close(upto);
                 if !closed.runs.is_empty() {

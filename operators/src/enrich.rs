@@ -17,7 +17,7 @@ use crate::device_links::DeviceLinks;
 use crate::devices::{Devices, numbers};
 use crate::record::output;
 use crate::string_table::NO_SLOT;
-use crate::time::Tick;
+use crate::time::{Tick, closed_before};
 
 /// Joins `events` (with the owners of their devices) with `links` (columns of [`output::links`], any distribution), of which
 /// the columns `wanted` are added.
@@ -43,7 +43,7 @@ pub fn enrich<'s>(
         move |frontiers| {
             events.for_each(|_, batch| join.waiting.extend(batch.take()));
             links.for_each(|_, batch| join.stash(batch));
-            let frontier = |input: usize| frontiers[input].frontier().first().copied().unwrap_or(Tick::MAX);
+            let frontier = |input: usize| closed_before(frontiers[input].frontier());
             let (event_frontier, link_frontier) = (frontier(0), frontier(1));
             let ready = join.advance(event_frontier, link_frontier);
             if !ready.is_empty() {

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use crate::distance::distance_km;
-use crate::time::Tick;
+use crate::time::{Tick, tick_after};
 
 /// When a vehicle stands, and for how long it has to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -229,7 +229,7 @@ pub struct Vehicle {
 impl Vehicle {
     /// Takes a fix in. Whether it was in time; `tick` and `retention_ms` say what is late.
     pub fn take(&mut self, fix: Fix, tick: Tick, retention_ms: i64, rules: &Rules) -> bool {
-        if fix.ts.saturating_add(retention_ms).max(0) as Tick <= tick {
+        if tick_after(fix.ts, retention_ms) <= tick {
             return false;
         }
         let is_last = self.fixes.last().is_none_or(|last| *last < fix);
@@ -251,7 +251,7 @@ impl Vehicle {
 
     /// What nothing can change any more at this tick is kept as its result, or leaves.
     pub fn seal(&mut self, tick: Tick, retention_ms: i64, rules: &Rules) {
-        let over = |ts: i64| ts.saturating_add(retention_ms).max(0) as Tick <= tick;
+        let over = |ts: i64| tick_after(ts, retention_ms) <= tick;
         while let Some(first) = self.fixes.first().copied().filter(|first| over(first.ts)) {
             self.fixes.pop_first();
             self.sealed.take(first, rules);
@@ -265,7 +265,7 @@ impl Vehicle {
     /// What it did: stops and trips that ended within the retention.
     #[must_use]
     pub fn found(&self, tick: Tick, retention_ms: i64) -> Found {
-        let over = |ts: i64| ts.saturating_add(retention_ms).max(0) as Tick <= tick;
+        let over = |ts: i64| tick_after(ts, retention_ms) <= tick;
         let mut found = self.now.found();
         found.stops.retain(|stop| !over(stop.ended_at));
         found.trips.retain(|trip| !over(trip.to.ts));
@@ -284,7 +284,7 @@ impl Vehicle {
         let first = self.fixes.first().map(|fix| fix.ts);
         let found = self.now.stops.iter().map(|stop| stop.ended_at).chain(self.now.trips.iter().map(|trip| trip.to.ts));
         let at = first.into_iter().chain(found).min()?;
-        Some(at.saturating_add(retention_ms).max(0) as Tick)
+        Some(tick_after(at, retention_ms))
     }
 }
 

@@ -9,7 +9,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use crate::batch::{Batch, TICK, by_key, strings, u64s};
 use crate::pending::{Closed, Pending};
-use crate::time::Tick;
+use crate::time::{Tick, closed_before};
 
 /// The last change of each key within each tick, in the order of ticks and keys. `key` is the name of the key column.
 pub fn newest<'s>(changelog: Stream<'s, Tick, Batch>, key: &'static str) -> Stream<'s, Tick, Batch> {
@@ -19,7 +19,7 @@ pub fn newest<'s>(changelog: Stream<'s, Tick, Batch>, key: &'static str) -> Stre
         move |(input, frontier), output| {
             input.for_each(|_, batch| pending.extend(batch.take()));
             let Some(held) = &mut capability else { return };
-            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+            let upto = closed_before(frontier.frontier());
             if upto > *held.time() {
                 if let Some(rows) = last_of_each(&pending.close(upto), key) {
                     output.session(held).give_container(&mut rows.into());

@@ -19,7 +19,7 @@ use crate::device_links::device_of;
 use crate::devices::{ByDevice, Devices, numbers};
 use crate::pending::Pending;
 use crate::record::output;
-use crate::time::Tick;
+use crate::time::{Tick, closed_before};
 
 /// When a device counts as silent, and as back.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,7 @@ pub fn silence<'s>(
             events.for_each(|_, batch| pending.extend(batch.take()));
             links.for_each(|_, batch| watch.stash(batch));
             let Some(now) = capabilities.first().map(|held| *held.time()) else { return };
-            let frontier = |index: usize| frontiers[index].frontier().first().copied().unwrap_or(Tick::MAX);
+            let frontier = |index: usize| closed_before(frontiers[index].frontier());
             let upto = frontier(0).min(frontier(1));
             if upto > now {
                 let closed = pending.close(upto);

@@ -1,7 +1,10 @@
 //! Logical time: how a log's append times become ticks, and how far an idle partition may be taken to have advanced.
 //! Nothing here reads a clock; every "now" is an argument.
 
+use std::collections::BTreeMap;
 use std::fmt;
+
+use timely::progress::frontier::AntichainRef;
 
 /// Logical time of the whole dataflow: milliseconds since the Unix epoch, a multiple of the configured `tick_ms`.
 pub type Tick = u64;
@@ -13,6 +16,24 @@ pub const TICK_MS_DEFAULT: u64 = 10;
 #[must_use]
 pub fn round_up(ms: u64, tick_ms: u64) -> Tick {
     ms.div_ceil(tick_ms) * tick_ms
+}
+
+/// The tick before which nothing comes any more; the last one of all when nothing comes at all.
+#[must_use]
+pub fn closed_before(frontier: AntichainRef<'_, Tick>) -> Tick {
+    frontier.first().copied().unwrap_or(Tick::MAX)
+}
+
+/// Takes what waits for ticks before this one, in their order.
+pub fn take_before<T>(waiting: &mut BTreeMap<Tick, T>, tick: Tick) -> BTreeMap<Tick, T> {
+    let later = waiting.split_off(&tick);
+    std::mem::replace(waiting, later)
+}
+
+/// The first tick at which `ms` milliseconds have passed since a device's time, which may lie before 1970 and anywhere else.
+#[must_use]
+pub fn tick_after(time_ms: i64, ms: i64) -> Tick {
+    time_ms.saturating_add(ms).max(0) as Tick
 }
 
 /// Why a record did not get the tick of its own append time. Such an exception depends on when the record

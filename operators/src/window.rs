@@ -21,7 +21,7 @@ use crate::batch::{Batch, OFFSET, PARTITION, TICK, by_key, i32s, i64s, strings, 
 use crate::counters::{Counters, add};
 use crate::error::{Position, Refusal, RejectedBuilder};
 use crate::record::output;
-use crate::time::{Tick, round_up};
+use crate::time::{Tick, closed_before, round_up, take_before};
 
 /// Length and life of the windows, in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +106,7 @@ fn add_up<'s>(
             if capabilities.is_empty() {
                 return;
             }
-            let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
+            let upto = closed_before(frontiers[0].frontier());
             if let Some(rows) = parts.close(upto) {
                 part_output.activate().session(&capabilities[0]).give_container(&mut rows.into());
             }
@@ -166,10 +166,8 @@ impl Parts {
 
     /// The sums of all intervals that end before `upto`.
     fn close(&mut self, upto: Tick) -> Option<RecordBatch> {
-        let later = self.open.split_off(&upto);
-        let ended = std::mem::replace(&mut self.open, later);
         let mut rows: Vec<(Tick, u32, i64, Sums)> = Vec::new();
-        for (end, sums) in ended {
+        for (end, sums) in take_before(&mut self.open, upto) {
             let from = rows.len();
             rows.extend(sums.into_iter().map(|((company, start), sums)| (end, company, start, sums)));
             rows[from..].sort_unstable_by_key(|&(_, company, start, _)| (company, start));
@@ -229,12 +227,11 @@ fn gather<'s>(parts: Stream<'s, Tick, Batch>, options: Options, counters: Counte
                     }
                 });
                 let Some(held) = &mut capability else { return };
-                let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+                let upto = closed_before(frontier.frontier());
                 if upto <= *held.time() {
                     return;
                 }
-                let later = pending.split_off(&upto);
-                for (tick, batches) in std::mem::replace(&mut pending, later) {
+                for (tick, batches) in take_before(&mut pending, upto) {
                     let rows = total(&mut open, &batches, tick);
                     output.session(held).give_container(&mut rows.into());
                     let sealed = tick as i64 - options.size_ms - options.retention_ms - options.emit_ms as i64;

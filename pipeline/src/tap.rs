@@ -1,7 +1,7 @@
 //! Where a stream leaves the dataflow: rows and the frontier behind them go to the feeds of the sinks that want the stream.
 
 use operators::batch::Batch;
-use operators::time::Tick;
+use operators::time::{Tick, closed_before};
 use sinks::Rows;
 use sinks::run::Feed;
 use timely::container::CapacityContainerBuilder;
@@ -41,7 +41,7 @@ pub fn tap(
                     feed.push(name, worker, rows);
                 }
             });
-            let upto = frontier.frontier().first().copied().unwrap_or(Tick::MAX);
+            let upto = closed_before(frontier.frontier());
             if upto > told {
                 told = upto;
                 feeds.iter().for_each(|feed| feed.close(name, worker, upto));

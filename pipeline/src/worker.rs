@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use operators::batch::{TICK, u64s};
 use operators::counters::Counters;
 use operators::record::Stream;
-use operators::time::Tick;
+use operators::time::{Tick, closed_before};
 use queries::live::Live;
 use sources::Delivery;
 use timely::dataflow::ProbeHandle;
@@ -196,5 +196,5 @@ impl<I: Intake> Loop<I> {
 
 /// The first tick that may still come out.
 fn least(probe: &ProbeHandle<Tick>) -> Tick {
-    probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Tick::MAX))
+    probe.with_frontier(closed_before)
 }

@@ -13,7 +13,7 @@ use hashbrown::hash_table::Entry;
 use operators::batch::{Batch, DELETED, TICK, key_hash};
 use operators::newest::newest;
 use operators::row::{Codec, Row};
-use operators::time::Tick;
+use operators::time::{Tick, closed_before};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Probe;
@@ -50,7 +50,7 @@ impl Exit {
 
     /// Tells how far the stream is, if it has come further.
     pub(super) fn follow(&mut self, frontier: AntichainRef<'_, Tick>) {
-        let upto = frontier.first().copied().unwrap_or(Tick::MAX);
+        let upto = closed_before(frontier);
         if upto > self.told {
             self.told = upto;
             self.port.advance(upto);

@@ -13,7 +13,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use operators::batch::{OFFSET, PARTITION, TICK, i32s, i64s, u64s};
 use operators::row::{Codec, Diff, Row, count, repeated};
-use operators::time::Tick;
+use operators::time::{Tick, take_before};
 use tokio::sync::broadcast;
 
 use super::port::Updates;
@@ -377,8 +377,7 @@ impl Shelf {
 
     /// Applies the changes up to a tick.
     fn turn(&mut self, as_of: Tick) {
-        let later = self.waiting.split_off(&(as_of + 1));
-        let due = std::mem::replace(&mut self.waiting, later);
+        let due = take_before(&mut self.waiting, as_of + 1);
         if due.is_empty() {
             return;
         }

@@ -13,7 +13,7 @@ use differential_dataflow::AsCollection;
 use hashbrown::HashMap;
 use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row, count};
-use operators::time::Tick;
+use operators::time::{Tick, closed_before, take_before};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -66,11 +66,9 @@ fn run<'s>(
                     changes.entry(tick).or_default().push((data, diff));
                 }
             });
-            let least = |index: usize| frontiers[index].frontier().first().copied().unwrap_or(Tick::MAX);
-            let upto = least(0).min(least(1));
+            let upto = closed_before(frontiers[0].frontier()).min(closed_before(frontiers[1].frontier()));
             let (mut out, mut failed): (Updates, Updates) = (Vec::new(), Vec::new());
-            let later = changes.split_off(&upto);
-            for (tick, changes) in std::mem::replace(&mut changes, later) {
+            for (tick, changes) in take_before(&mut changes, upto) {
                 before(&mut arrived, tick).iter().for_each(|rows| correcting.arrive(rows, &mut out, &mut failed));
                 correcting.change(tick, changes, &mut out, &mut failed);
             }
@@ -175,8 +173,7 @@ impl Correcting {
 
     /// Events that waited for the horizon leave.
     fn forget(&mut self, tick: Tick) {
-        let later = self.leaving.split_off(&tick.saturating_add(1));
-        for (leaves, events) in std::mem::replace(&mut self.leaving, later) {
+        for (leaves, events) in take_before(&mut self.leaving, tick.saturating_add(1)) {
             self.size -= LEAVING * events.len() as Diff;
             events.into_iter().for_each(|(key, event)| self.take(&key, &(leaves, event)));
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate;
 use operators::row::{Diff, Row};
-use operators::time::Tick;
+use operators::time::{Tick, closed_before};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -90,7 +90,7 @@ pub fn group<'s>(keyed: Keyed<'s>, name: &str, mut groups: impl Groups, gauge: A
                     waiting.changes.push((data, diff));
                 }
             });
-            let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
+            let upto = closed_before(frontiers[0].frontier());
             if starting.is_some() && upto > 0 {
                 pending.entry(0).or_default();
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 use operators::row::{Diff, Row};
-use operators::time::Tick;
+use operators::time::{Tick, take_before};
 
 use super::usage::Size;
 
@@ -94,8 +94,7 @@ impl History {
     /// Nobody asks any more for what was a horizon before this tick.
     pub fn settle(&mut self, now: Tick) {
         let Some(horizon) = self.horizon else { return };
-        let later = self.settling.split_off(&now.saturating_add(1));
-        for (key, row) in std::mem::replace(&mut self.settling, later).into_values().flatten() {
+        for (key, row) in take_before(&mut self.settling, now.saturating_add(1)).into_values().flatten() {
             if let Some(times) = self.rows.get_mut(&key).and_then(|rows| rows.get_mut(&row)) {
                 self.size -= CHANGE * times.settle(now.saturating_sub(horizon)) as Diff;
                 self.tidy(&key, &row);

@@ -14,7 +14,7 @@ use datafusion::common::JoinType;
 use datafusion::error::Result;
 use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row, any_null, as_key};
-use operators::time::Tick;
+use operators::time::{Tick, closed_before, take_before};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
@@ -145,11 +145,9 @@ fn run<'s>(
                     changes.entry(tick).or_default().push((data, diff));
                 }
             });
-            let least = |index: usize| frontiers[index].frontier().first().copied().unwrap_or(Tick::MAX);
-            let upto = least(0).min(least(1));
+            let upto = closed_before(frontiers[0].frontier()).min(closed_before(frontiers[1].frontier()));
             let mut failed: Updates = Vec::new();
-            let later = changes.split_off(&upto);
-            let due = std::mem::replace(&mut changes, later);
+            let due = take_before(&mut changes, upto);
             let mut put = |batches: Vec<RecordBatch>, held: &Option<[Capability<Tick>; 2]>| {
                 if let Some(held) = held {
                     batches.into_iter().for_each(|batch| outputs.rows(&held[0], Batch::from(batch)));

@@ -11,7 +11,7 @@ use datafusion::arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use datafusion::error::Result;
 use hashbrown::HashMap;
 use operators::row::{Codec, Diff, Row};
-use operators::time::Tick;
+use operators::time::{Tick, take_before, tick_after};
 
 use super::accumulate::{Kept, State, Taken};
 use super::group::{Groups, Out};
@@ -75,7 +75,7 @@ impl Ends {
         let milliseconds = DataType::Timestamp(TimeUnit::Millisecond, None);
         let times = cast(column, &milliseconds).and_then(|times| cast(&times, &DataType::Int64)).expect("a timestamp");
         let times = times.as_primitive::<Int64Type>();
-        times.is_valid(0).then(|| times.value(0).saturating_add(self.retention.ms).max(0) as Tick)
+        times.is_valid(0).then(|| tick_after(times.value(0), self.retention.ms))
     }
 }
 
@@ -243,8 +243,7 @@ impl Reduce {
     /// Groups whose time is over leave.
     fn leave(&mut self, tick: Tick, out: &mut Out) {
         let Some(ends) = &mut self.ends else { return };
-        let later = ends.by_tick.split_off(&(tick + 1));
-        for key in std::mem::replace(&mut ends.by_tick, later).into_values().flatten() {
+        for key in take_before(&mut ends.by_tick, tick + 1).into_values().flatten() {
             if let Some(group) = self.groups.remove(&key) {
                 self.size -= group.size;
                 out.replace(group.out.as_ref(), None);

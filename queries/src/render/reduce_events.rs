@@ -11,7 +11,7 @@ use datafusion::error::Result;
 use differential_dataflow::AsCollection;
 use operators::batch::{Batch, key_hash};
 use operators::row::{Codec, Row, as_key};
-use operators::time::Tick;
+use operators::time::{Tick, closed_before};
 use timely::communication::Push;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::Message;
@@ -163,7 +163,7 @@ pub(super) fn reduce_events<'s, G: Absorb>(
             input.for_each(|_, batch| {
                 waiting.extend(batch.take().map(|rows| Waiting::new(rows, &keys, &groups)));
             });
-            let upto = frontiers[0].frontier().first().copied().unwrap_or(Tick::MAX);
+            let upto = closed_before(frontiers[0].frontier());
             let mut out = Out::default();
             if starting && upto > 0 {
                 starting = false;

@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::{DataType, TimestampMillisecondType};
 use datafusion::error::Result;
 use hashbrown::HashMap;
 use operators::row::Row;
-use operators::time::Tick;
+use operators::time::{Tick, tick_after};
 
 use super::Fault;
 use super::accumulate::{Kept, State, Taken};
@@ -76,7 +76,7 @@ impl SessionEvents {
 
     /// The tick at which a session that ended at this time leaves.
     fn leaves(&self, end: i64) -> Tick {
-        end.saturating_add(self.gap_ms).saturating_add(self.retention_ms).max(0) as Tick
+        tick_after(end.saturating_add(self.gap_ms), self.retention_ms)
     }
 
     /// Has the key looked at when the first of its sessions is to leave.
@@ -223,7 +223,7 @@ impl Absorb for SessionEvents {
             return;
         }
         let time = columns.times.value(row);
-        if time.saturating_add(self.retention_ms).max(0) as Tick <= tick {
+        if tick_after(time, self.retention_ms) <= tick {
             out.faults.push((Fault::row("Late", "the event is older than the retention"), 1));
             return;
         }

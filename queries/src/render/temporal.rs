@@ -12,7 +12,7 @@ use datafusion::error::Result;
 use differential_dataflow::AsCollection;
 use differential_dataflow::consolidation::consolidate;
 use operators::row::{Codec, Diff, Row};
-use operators::time::Tick;
+use operators::time::{Tick, take_before};
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -125,9 +125,8 @@ pub fn temporal<'s>(
             let Some(capability) = &mut held else { return };
             // Input that has ended moves time no more: what has not left by its last tick stays.
             let upto = upto.unwrap_or(newest + 1);
-            let later = timers.split_off(&upto);
             let mut due: Updates = Vec::new();
-            for (tick, Timer { mut changes, size: gone, .. }) in std::mem::replace(&mut timers, later) {
+            for (tick, Timer { mut changes, size: gone, .. }) in take_before(&mut timers, upto) {
                 size -= gone;
                 consolidate(&mut changes);
                 due.extend(changes.into_iter().map(|(row, diff)| (row, tick, diff)));

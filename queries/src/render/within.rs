@@ -13,7 +13,7 @@ use datafusion::error::{DataFusionError, Result};
 use hashbrown::HashMap;
 use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row, any_null, as_key, count};
-use operators::time::Tick;
+use operators::time::{Tick, closed_before, take_before, tick_after};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -143,11 +143,9 @@ fn run<'s>(
             };
             left.for_each(|_, updates| take(0, updates));
             right.for_each(|_, updates| take(1, updates));
-            let least = |index: usize| frontiers[index].frontier().first().copied().unwrap_or(Tick::MAX);
-            let upto = least(0).min(least(1));
-            let later = pending.split_off(&upto);
+            let upto = closed_before(frontiers[0].frontier()).min(closed_before(frontiers[1].frontier()));
             let mut met: Updates = Vec::new();
-            for (tick, mut events) in std::mem::replace(&mut pending, later) {
+            for (tick, mut events) in take_before(&mut pending, upto) {
                 meeting.forget(tick);
                 events.sort_unstable();
                 for (side, event) in events {
@@ -203,7 +201,7 @@ impl Meeting {
             let pair = if side == 0 { row.and(other) } else { other.and(&row) };
             met.extend((0..*times).map(|_| (pair.clone(), tick, 1)));
         }
-        let leaves = time.saturating_add(self.kept_ms[side]).max(0) as Tick;
+        let leaves = tick_after(time, self.kept_ms[side]);
         if leaves > tick {
             let event = Size::of_pair(&key, &row);
             self.size += event * count(&mut sides[side], (time, row.clone()), 1) + LEAVING;
@@ -215,8 +213,8 @@ impl Meeting {
 
     /// Events that no other can meet any more leave.
     fn forget(&mut self, tick: Tick) {
-        let later = self.leaving.split_off(&(tick.saturating_add(1)));
-        for (side, (key, event)) in std::mem::replace(&mut self.leaving, later).into_values().flatten() {
+        let left = take_before(&mut self.leaving, tick.saturating_add(1));
+        for (side, (key, event)) in left.into_values().flatten() {
             let Some(sides) = self.kept.get_mut(&key) else { continue };
             let size = Size::of_pair(&key, &event.1);
             self.size += size * count(&mut sides[side], event, -1) + -LEAVING;
