@@ -4,6 +4,7 @@
 //! over the inputs' content at that tick.
 
 mod accumulate;
+mod alarms;
 mod correct;
 mod evaluate;
 mod fault;

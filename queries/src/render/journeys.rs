@@ -2,7 +2,6 @@
 //!
 //! Invariant: as for sessions, an event that is older than the retention when it comes is late.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -16,6 +15,7 @@ use operators::journeys::{Fix, Found, Rules, Stop, Trip, Vehicle};
 use operators::row::{Codec, Row};
 use operators::time::Tick;
 
+use super::alarms::Alarms;
 use super::group::{Out, difference};
 use super::reduce_events::{Absorb, reduce_events};
 use super::top::GROUP;
@@ -44,7 +44,7 @@ impl<'s> Builder<'s> {
             retention_ms,
             values,
             vehicles: HashMap::default(),
-            by_tick: BTreeMap::new(),
+            alarms: Alarms::default(),
             size: Size::default(),
         };
         let (table, faults) = reduce_events(events, "Journeys", key, journeys, self.usage.gauge("Journeys"));
@@ -64,7 +64,7 @@ struct Journeys {
     values: Codec,
     vehicles: HashMap<Row, Known, foldhash::fast::FixedState>,
     /// Vehicles of which something is sealed at a tick.
-    by_tick: BTreeMap<Tick, BTreeSet<Row>>,
+    alarms: Alarms,
     size: Size,
 }
 
@@ -121,10 +121,8 @@ impl Journeys {
         let size = known.out.iter().fold(size, |sum, row| sum + Size::bytes(Size::of(row).bytes));
         self.size += size + -known.size;
         known.size = size;
-        let due = known.vehicle.due(self.retention_ms);
-        if let Some(tick) = due.filter(|tick| known.due.is_none_or(|due| *tick < due)) {
-            known.due = Some(tick);
-            self.by_tick.entry(tick).or_default().insert(key.clone());
+        if let Some(tick) = known.vehicle.due(self.retention_ms) {
+            self.alarms.set(tick, key, &mut known.due);
         }
     }
 }
@@ -177,12 +175,11 @@ impl Absorb for Journeys {
     }
 
     fn due(&self) -> Option<Tick> {
-        self.by_tick.first_key_value().map(|(tick, _)| *tick)
+        self.alarms.next()
     }
 
     fn end(&mut self, tick: Tick, out: &mut Out) {
-        while self.due().is_some_and(|due| due <= tick) {
-            let (_, keys) = self.by_tick.pop_first().expect("something is due");
+        while let Some(keys) = self.alarms.ring(tick) {
             for key in keys {
                 let Some(known) = self.vehicles.get_mut(&key) else { continue };
                 known.vehicle.seal(tick, self.retention_ms, &self.rules);

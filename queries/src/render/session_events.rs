@@ -14,6 +14,7 @@ use operators::time::{Tick, tick_after};
 
 use super::Fault;
 use super::accumulate::{Kept, State, Taken};
+use super::alarms::Alarms;
 use super::group::Out;
 use super::reduce::size_of_out;
 use super::reduce_events::Absorb;
@@ -28,7 +29,7 @@ pub(super) struct SessionEvents {
     retention_ms: i64,
     keys: HashMap<Row, Key, foldhash::fast::FixedState>,
     /// Keys of which a session may leave at a tick.
-    by_tick: BTreeMap<Tick, BTreeSet<Row>>,
+    alarms: Alarms,
     size: Size,
 }
 
@@ -69,7 +70,7 @@ impl SessionEvents {
             gap_ms,
             retention_ms,
             keys: HashMap::default(),
-            by_tick: BTreeMap::new(),
+            alarms: Alarms::default(),
             size: Size::default(),
         })
     }
@@ -84,10 +85,7 @@ impl SessionEvents {
         let earliest = self.keys[key].sessions.values().map(|session| session.end).min();
         let Some(tick) = earliest.map(|end| self.leaves(end)) else { return };
         let known = self.keys.get_mut(key).expect("just found");
-        if known.due.is_none_or(|due| tick < due) {
-            known.due = Some(tick);
-            self.by_tick.entry(tick).or_default().insert(key.clone());
-        }
+        self.alarms.set(tick, key, &mut known.due);
     }
 
     /// Sessions of a key whose time is over leave.
@@ -206,13 +204,12 @@ impl Absorb for SessionEvents {
     }
 
     fn due(&self) -> Option<Tick> {
-        self.by_tick.first_key_value().map(|(tick, _)| *tick)
+        self.alarms.next()
     }
 
     fn end(&mut self, tick: Tick, out: &mut Out) {
         // Keys may be due again before this tick, when ticks were left out.
-        while self.due().is_some_and(|due| due <= tick) {
-            let (_, keys) = self.by_tick.pop_first().expect("something is due");
+        while let Some(keys) = self.alarms.ring(tick) {
             keys.iter().for_each(|key| self.leave(tick, key, out));
         }
     }
