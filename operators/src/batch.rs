@@ -44,6 +44,13 @@ pub fn key_hash(key: &[u8]) -> u64 {
     foldhash::fast::FixedState::with_seed(0x9E37_79B9_7F4A_7C15).hash_one(key)
 }
 
+/// FNV-1a of these bytes, one after the other (Fowler, Noll, Vo; 64 bits): the same in every build, for numbers that are kept.
+#[must_use]
+pub fn fnv1a(parts: &[&[u8]]) -> u64 {
+    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    parts.iter().copied().flatten().fold(0xcbf2_9ce4_8422_2325, hash)
+}
+
 /// One record batch, or nothing; the container of every stream of rows.
 #[derive(Clone, Debug, Default)]
 pub struct Batch(pub Option<RecordBatch>);

@@ -132,10 +132,8 @@ impl RedisSink {
     }
 
     async fn connect(&mut self) -> Result<Session, SinkError> {
-        let timeout = Some(Duration::from_millis(self.options.timeout_ms));
-        let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
         let failed = |error: RedisError| fault::of_client(&self.target, &error);
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failed)?;
+        let mut connection = connect(&self.client, self.options.timeout_ms).await.map_err(failed)?;
         let server: String = cmd("INFO").query_async(&mut connection).await.map_err(failed)?;
         self.inspect(&server)?;
         let mut load = async |script: &str| -> Result<String, RedisError> {
@@ -326,6 +324,13 @@ fn client(redis: &connection::Redis) -> Result<(Client, String), RedisError> {
     }
     let target = format!("redis at {}/{}", info.addr(), settings.db());
     Ok((Client::open(info.set_redis_settings(settings))?, target))
+}
+
+/// A connection on which no attempt and no answer takes longer.
+async fn connect(client: &Client, timeout_ms: u64) -> Result<MultiplexedConnection, RedisError> {
+    let timeout = Some(Duration::from_millis(timeout_ms));
+    let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// The epoch and the number of rows written, or the first error.

@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringAr
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use operators::batch::{DELETED, TICK};
+use operators::batch::{DELETED, TICK, fnv1a};
 use operators::row::{Codec, Diff, Row, count};
 use operators::time::Tick;
 use queries::answer::json_rows;
@@ -122,10 +122,10 @@ impl Standing {
         let batch = |some: &[(Row, u64)]| {
             let rows = self.codec.decode(some.iter().map(|(row, _)| row))?;
             let ids: Vec<u64> = if self.key.is_empty() {
-                some.iter().map(|(row, nth)| number(&[row.bytes(), &tick.to_le_bytes(), &nth.to_le_bytes()])).collect()
+                some.iter().map(|(row, nth)| fnv1a(&[row.bytes(), &tick.to_le_bytes(), &nth.to_le_bytes()])).collect()
             } else {
                 let keys = self.keys(some.iter().map(|(row, _)| row))?;
-                keys.iter().map(|key| number(&[key.as_bytes()])).collect()
+                keys.iter().map(|key| fnv1a(&[key.as_bytes()])).collect()
             };
             let ids: ArrayRef = Arc::new(UInt64Array::from(ids));
             self.formed(&rows, vec![(Field::new(ID, DataType::UInt64, false), ids)], tick)
@@ -206,12 +206,6 @@ fn difference(key: Box<str>, before: Option<Row>, after: Option<Row>) -> Option<
         (Some(row), None) => Some(Turned { key, row, gone: true }),
         (None, None) => None,
     }
-}
-
-/// FNV-1a of some bytes: the same in every build.
-fn number(parts: &[&[u8]]) -> u64 {
-    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    parts.iter().copied().flatten().fold(0xcbf2_9ce4_8422_2325, hash)
 }
 
 #[cfg(test)]

@@ -204,9 +204,7 @@ impl State {
                 .hint("wait until it is done (haulstream sql list), or drop it")),
         }
     }
-}
 
-impl State {
     /// Refuses a change of what a stream on its way reads.
     fn is_unused(&self, name: &str) -> Result<(), Refusal> {
         match self.building.iter().find(|(_, building)| building.uses.contains(name)) {

@@ -75,12 +75,9 @@ impl Inlet {
 
     fn advance(&mut self) {
         let frontier = self.queue.frontier.get();
-        if frontier == Tick::MAX {
-            self.held = None;
-        } else if let Some(held) = &mut self.held
-            && frontier > *held.time()
-        {
-            held.downgrade(&frontier);
+        match frontier {
+            Tick::MAX => self.held = None,
+            frontier => self.passed(frontier),
         }
     }
 }

@@ -57,7 +57,7 @@ impl Tap {
 
     pub(super) fn put(&self, change: &Arc<Change>) {
         let mut queue = self.queue();
-        let bytes: usize = change.rows.iter().map(|(row, _)| row.bytes().len() + ROW_BYTES).sum();
+        let bytes = bytes_of(change);
         // One change alone always fits: else a large one would never come through.
         let full = !queue.changes.is_empty() && queue.bytes + bytes > self.bytes_max;
         match self.kind {
@@ -88,7 +88,7 @@ impl Tap {
             return Some(Tapped::Lost);
         }
         let change = queue.changes.pop_front()?;
-        queue.bytes -= change.rows.iter().map(|(row, _)| row.bytes().len() + ROW_BYTES).sum::<usize>();
+        queue.bytes -= bytes_of(&change);
         Some(Tapped::Change(change))
     }
 
@@ -114,6 +114,10 @@ impl Tap {
     pub fn missed(&self) -> u64 {
         self.queue().missed
     }
+}
+
+fn bytes_of(change: &Change) -> usize {
+    change.rows.iter().map(|(row, _)| row.bytes().len() + ROW_BYTES).sum()
 }
 
 #[cfg(test)]

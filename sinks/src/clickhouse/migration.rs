@@ -5,6 +5,7 @@
 
 use ::clickhouse::Client;
 use ::clickhouse::error::Error;
+use operators::batch::fnv1a;
 use tracing::info;
 
 /// A numbered change of the schema.
@@ -46,8 +47,7 @@ pub(super) enum Failure {
 impl Migration {
     /// FNV-1a of the file, the same in every build.
     fn checksum(&self) -> String {
-        let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        format!("{:016x}", self.sql.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, hash))
+        format!("{:016x}", fnv1a(&[self.sql.as_bytes()]))
     }
 }
 

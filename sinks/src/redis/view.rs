@@ -14,16 +14,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value, cmd, pipe};
+use ::redis::{Client, Pipeline, RedisError, Value, cmd, pipe};
 use arrow::array::{AsArray, RecordBatch};
 use operators::batch::{DELETED, TICK, bools, u64s};
 use operators::connection;
 use operators::time::Tick;
 
-use super::{Options, fault, key};
+use super::{Options, connect, fault, key};
 use crate::json::Text;
 use crate::step::{Sink, SinkError, Step};
 use crate::view::{self, JSON, KEY, SEPARATOR};
@@ -258,12 +257,6 @@ pub async fn purge(redis: &connection::Redis, timeout_ms: u64, name: &str) -> Re
         let () = cmd("UNLINK").arg(part).query_async(&mut connection).await.map_err(failed)?;
     }
     Ok(())
-}
-
-async fn connect(client: &Client, timeout_ms: u64) -> Result<MultiplexedConnection, RedisError> {
-    let timeout = Some(Duration::from_millis(timeout_ms));
-    let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
-    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 impl Sink for ViewKeys {
