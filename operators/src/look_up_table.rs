@@ -22,7 +22,7 @@ use crate::batch::{Batch, DELETED, TICK, bools, strings, u64s};
 use crate::changes::{Changes, Part};
 use crate::keyed::{Key, Keyed};
 use crate::string_table::NO_SLOT;
-use crate::time::{Tick, closed_before};
+use crate::time::{Tick, all_closed_before};
 
 /// A row in Arrow row format, shared between state and output.
 type Row = Rc<[u8]>;
@@ -74,7 +74,7 @@ pub fn look_up_table<'s>(
                 input.for_each(|_, batch| table.stash(batch));
             }
             let Some(held) = &mut capability else { return };
-            let upto = frontiers.iter().map(|f| closed_before(f.frontier())).min().unwrap_or(Tick::MAX);
+            let upto = all_closed_before(frontiers);
             if upto > *held.time() {
                 join.close(upto);
                 if !join.out.is_empty() {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use timely::progress::frontier::AntichainRef;
+use timely::progress::frontier::{AntichainRef, MutableAntichain};
 
 /// Logical time of the whole dataflow: milliseconds since the Unix epoch, a multiple of the configured `tick_ms`.
 pub type Tick = u64;
@@ -22,6 +22,12 @@ pub fn round_up(ms: u64, tick_ms: u64) -> Tick {
 #[must_use]
 pub fn closed_before(frontier: AntichainRef<'_, Tick>) -> Tick {
     frontier.first().copied().unwrap_or(Tick::MAX)
+}
+
+/// The same of all inputs of an operator.
+#[must_use]
+pub fn all_closed_before(frontiers: &[MutableAntichain<Tick>]) -> Tick {
+    frontiers.iter().map(|frontier| closed_before(frontier.frontier())).min().unwrap_or(Tick::MAX)
 }
 
 /// Takes what waits for ticks before this one, in their order.

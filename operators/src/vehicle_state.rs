@@ -23,7 +23,7 @@ use crate::device_links::DeviceLinks;
 use crate::devices::{ByDevice, Devices, FETCH_ROWS, numbers};
 use crate::latest::{Columns, Latest, Status};
 use crate::pending::Pending;
-use crate::time::Tick;
+use crate::time::{Tick, all_closed_before};
 
 use rows::Rows;
 use touched::Touched;
@@ -101,8 +101,7 @@ pub fn vehicle_state<'s>(
             events.for_each(|_, batch| pending.extend(batch.take()));
             links.for_each(|_, batch| stash(&mut state.link_changes, batch));
             connectivity.for_each(|_, batch| stash(&mut state.connection_changes, batch));
-            let frontier = |f: &timely::progress::frontier::MutableAntichain<Tick>| f.frontier().first().copied();
-            let upto = frontiers.iter().map(|f| frontier(f).unwrap_or(Tick::MAX)).min().unwrap_or(Tick::MAX);
+            let upto = all_closed_before(frontiers);
             if upto <= state.done || capabilities.is_empty() {
                 return;
             }

@@ -13,12 +13,13 @@ use differential_dataflow::AsCollection;
 use hashbrown::HashMap;
 use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row, count};
-use operators::time::{Tick, closed_before, take_before};
+use operators::time::{Tick, all_closed_before, take_before};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::Broadcast;
 
+use super::group::Closing;
 use super::lookup::{Look, before, prepared, size_of};
 use super::map::{self, in_order, ticks};
 use super::outputs::{Outputs, Updates};
@@ -54,9 +55,9 @@ fn run<'s>(
     let mut builder = OperatorBuilder::new("Correct".into(), events.scope());
     let mut events_input = builder.new_input(events, Pipeline);
     let mut table_input = builder.new_input(table.inner.broadcast(), Pipeline);
-    let (mut outputs, rows, faults) = Outputs::<Updates>::add(&mut builder);
+    let (outputs, rows, faults) = Outputs::<Updates>::add(&mut builder);
     builder.build(move |capabilities| {
-        let mut held = Some(capabilities);
+        let mut closing = Closing::new(outputs, capabilities);
         let mut arrived: Vec<RecordBatch> = Vec::new();
         let mut changes: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
         move |frontiers| {
@@ -66,22 +67,17 @@ fn run<'s>(
                     changes.entry(tick).or_default().push((data, diff));
                 }
             });
-            let upto = closed_before(frontiers[0].frontier()).min(closed_before(frontiers[1].frontier()));
+            let upto = all_closed_before(frontiers);
             let (mut out, mut failed): (Updates, Updates) = (Vec::new(), Vec::new());
             for (tick, changes) in take_before(&mut changes, upto) {
                 before(&mut arrived, tick).iter().for_each(|rows| correcting.arrive(rows, &mut out, &mut failed));
                 correcting.change(tick, changes, &mut out, &mut failed);
             }
             before(&mut arrived, upto).iter().for_each(|rows| correcting.arrive(rows, &mut out, &mut failed));
-            let Some(capabilities) = &mut held else { return };
-            outputs.rows(&capabilities[0], out);
-            outputs.faults(&capabilities[1], failed);
-            match upto {
-                Tick::MAX => held = None,
-                upto => {
-                    correcting.forget(upto);
-                    capabilities.iter_mut().for_each(|held| held.downgrade(&upto));
-                }
+            closing.add(out, failed);
+            closing.close(upto);
+            if upto != Tick::MAX {
+                correcting.forget(upto);
             }
             gauge.set(correcting.look.size() + correcting.size + size_of(&arrived, &changes));
         }

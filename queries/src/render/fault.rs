@@ -7,7 +7,10 @@ use std::sync::{Arc, LazyLock};
 use datafusion::arrow::array::{ArrayRef, AsArray, StringViewArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use operators::error::excerpt;
-use operators::row::{Codec, Row};
+use operators::row::{Codec, Diff, Row};
+use operators::time::Tick;
+
+use super::outputs::Updates;
 
 static CODEC: LazyLock<Codec> = LazyLock::new(|| {
     let text = |name: &str| Field::new(name, DataType::Utf8View, true);
@@ -40,6 +43,15 @@ impl Fault {
             Arc::new(StringViewArray::from_iter_values([excerpt(line)])),
         ];
         CODEC.encode(&columns, 1).expect("the columns of the codec").pop().unwrap_or_default()
+    }
+
+    /// The faults of rows that failed, and why; `at` tells the tick of a row and how often it is there.
+    pub fn rows(operator: &str, failed: &[(u32, String)], at: impl Fn(u32) -> (Tick, Diff)) -> Updates {
+        let fault = |(row, why): &(u32, String)| {
+            let (tick, diff) = at(*row);
+            (Fault::row(operator, why), tick, diff)
+        };
+        failed.iter().map(fault).collect()
     }
 
     /// The fault that a row stands for.

@@ -131,6 +131,12 @@ impl Closing {
         self.faults.extend(out.faults.drain(..).map(|(row, diff)| (row, tick, diff)));
     }
 
+    /// Takes rows and faults that are ready.
+    pub fn add(&mut self, rows: Updates, faults: Updates) {
+        self.rows.extend(rows);
+        self.faults.extend(faults);
+    }
+
     /// Gives it out; nothing before `upto` comes any more.
     pub fn close(&mut self, upto: Tick) {
         let Some(held) = &mut self.held else { return };

@@ -14,7 +14,7 @@ use datafusion::common::JoinType;
 use datafusion::error::Result;
 use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row, any_null, as_key};
-use operators::time::{Tick, closed_before, take_before};
+use operators::time::{Tick, all_closed_before, take_before};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
@@ -63,13 +63,13 @@ pub(super) fn prepared<'s>(
     let look = Look {
         events_left,
         kind: join.kind,
-        by: events_by,
+        by: Stage::columns(&events_by),
         keys: Codec::new(canonical(&kinds))?,
         nulls,
         table: Codec::new(table.schema.clone())?,
         absent: Codec::new(table.schema.clone())?.nulls()?,
         both: canonical(&both),
-        filter: join.filter.clone(),
+        filter: join.filter.clone().map(|filter| Stage { filter: Some(filter), columns: Vec::new() }),
         out: map::event_schema(&node.schema),
         as_of,
         history: History::new(as_of.map(|(_, horizon_ms)| horizon_ms)),
@@ -81,14 +81,14 @@ pub(super) fn prepared<'s>(
 pub(super) struct Look {
     events_left: bool,
     kind: JoinType,
-    by: Vec<Expression>,
+    by: Stage,
     keys: Codec,
     nulls: Nulls,
     table: Codec,
     /// A row of nulls.
     pub absent: Row,
     both: SchemaRef,
-    filter: Option<Expression>,
+    filter: Option<Stage>,
     out: SchemaRef,
     /// Which column is the time at which the table is looked up, and how long ago that is at most.
     as_of: Option<(usize, i64)>,
@@ -145,7 +145,7 @@ fn run<'s>(
                     changes.entry(tick).or_default().push((data, diff));
                 }
             });
-            let upto = closed_before(frontiers[0].frontier()).min(closed_before(frontiers[1].frontier()));
+            let upto = all_closed_before(frontiers);
             let mut failed: Updates = Vec::new();
             let due = take_before(&mut changes, upto);
             let mut put = |batches: Vec<RecordBatch>, held: &Option<[Capability<Tick>; 2]>| {
@@ -226,8 +226,8 @@ impl Look {
     pub fn pairs(&self, rows: &RecordBatch, failed: &mut Updates) -> Found<'_> {
         let moments = self.moments(rows);
         let at = ticks(rows).values();
-        let done = Stage::columns(&self.by).evaluate(rows).expect("columns of the plan");
-        failed.extend(done.failed.iter().map(|(row, why)| (Fault::row("Lookup", why), at[*row as usize], 1)));
+        let done = self.by.evaluate(rows).expect("columns of the plan");
+        failed.extend(Fault::rows("Lookup", &done.failed, |row| (at[row as usize], 1)));
         let columns: Vec<ArrayRef> = done.columns.iter().map(as_key).collect();
         let keys = self.keys.encode(&columns, done.rows.len()).expect("columns of the plan");
         // Which event meets which row.
@@ -246,11 +246,8 @@ impl Look {
         }
         if let Some(filter) = &self.filter {
             let both = self.pair(rows, &left, &right);
-            let stage = Stage { filter: Some(filter.clone()), columns: Vec::new() };
-            let done = stage.evaluate(&both).expect("columns of the plan");
-            failed.extend(
-                done.failed.iter().map(|(pair, why)| (Fault::row("Lookup", why), at[left[*pair as usize] as usize], 1)),
-            );
+            let done = filter.evaluate(&both).expect("columns of the plan");
+            failed.extend(Fault::rows("Lookup", &done.failed, |pair| (at[left[pair as usize] as usize], 1)));
             left = done.rows.iter().map(|pair| left[*pair as usize]).collect();
             right = done.rows.iter().map(|pair| right[*pair as usize]).collect();
         }

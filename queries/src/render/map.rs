@@ -85,9 +85,8 @@ fn map_events<'s>(
                 let Some(rows) = batch.take() else { return };
                 let ticks = u64s(&rows, TICK);
                 let done = stage.evaluate(&rows).expect("columns of the plan");
-                let failed = done.failed.iter();
-                let failed = failed.map(|(row, why)| (Fault::row("Map", why), ticks.value(*row as usize), 1));
-                outputs.faults(&time.retain(1), failed.collect());
+                let failed = Fault::rows("Map", &done.failed, |row| (ticks.value(row as usize), 1));
+                outputs.faults(&time.retain(1), failed);
                 if done.rows.is_empty() {
                     return;
                 }
@@ -142,8 +141,7 @@ pub(super) fn each<'s, I: Clone + 'static, D: Clone + 'static>(
                 let batch = codec.decode(updates.iter().map(|(data, ..)| row_of(data))).expect("rows of the plan");
                 let (done, failed) = work(updates, &batch).expect("columns of the plan");
                 let at = |row: u32| (updates[row as usize].1, updates[row as usize].2);
-                let failed = failed.into_iter().map(|(row, why)| (Fault::row(name, &why), at(row).0, at(row).1));
-                outputs.faults(&time.retain(1), failed.collect());
+                outputs.faults(&time.retain(1), Fault::rows(name, &failed, at));
                 let done = done.into_iter().map(|(row, data)| (data, at(row).0, at(row).1));
                 outputs.rows(&time.retain(0), done.collect());
             });

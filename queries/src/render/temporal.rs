@@ -101,11 +101,8 @@ pub fn temporal<'s>(
             input.for_each(|time, updates| {
                 let batch = codec.decode(updates.iter().map(|(row, ..)| row)).expect("rows of the plan");
                 let done = stage.evaluate(&batch).expect("columns of the plan");
-                let failed = done.failed.iter().map(|(row, why)| {
-                    let (_, tick, diff) = &updates[*row as usize];
-                    (Fault::row("Temporal", why), *tick, *diff)
-                });
-                outputs.faults(&time.retain(1), failed.collect());
+                let at = |row: u32| (updates[row as usize].1, updates[row as usize].2);
+                outputs.faults(&time.retain(1), Fault::rows("Temporal", &done.failed, at));
                 let columns: Vec<ArrayRef> =
                     done.columns.iter().map(|column| cast(column, &DataType::Int64).expect("a timestamp")).collect();
                 for (index, row) in done.rows.iter().enumerate() {

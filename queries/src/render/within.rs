@@ -13,7 +13,7 @@ use datafusion::error::{DataFusionError, Result};
 use hashbrown::HashMap;
 use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row, any_null, as_key, count};
-use operators::time::{Tick, closed_before, take_before, tick_after};
+use operators::time::{Tick, all_closed_before, take_before, tick_after};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -46,7 +46,7 @@ pub fn within<'s>(builder: &mut Builder<'s>, node: &Arc<Node>, join: &Join, with
     };
     let pairs = Pairs {
         codec: Codec::new(canonical(&both))?,
-        filter: join.filter.clone(),
+        stage: Stage { filter: join.filter.clone(), columns: (0..both.len()).map(crate::plan::place).collect() },
         out: map::event_schema(&node.schema),
     };
     let (events, faults) = run(left, right, meeting, pairs, builder.usage.gauge("Meet"));
@@ -78,8 +78,7 @@ fn timed<'s>(
                 let Some(rows) = batch.take() else { return };
                 let at = ticks(&rows).values();
                 let done = stage.evaluate(&rows).expect("columns of the plan");
-                let failed = done.failed.iter().map(|(row, why)| (Fault::row("Meet", why), at[*row as usize], 1));
-                let mut faults: Updates = failed.collect();
+                let mut faults = Fault::rows("Meet", &done.failed, |row| (at[row as usize], 1));
                 let (times, by) = done.columns.split_last().expect("a time");
                 let times = milliseconds(times);
                 let by: Vec<ArrayRef> = by.iter().map(as_key).collect();
@@ -143,7 +142,7 @@ fn run<'s>(
             };
             left.for_each(|_, updates| take(0, updates));
             right.for_each(|_, updates| take(1, updates));
-            let upto = closed_before(frontiers[0].frontier()).min(closed_before(frontiers[1].frontier()));
+            let upto = all_closed_before(frontiers);
             let mut met: Updates = Vec::new();
             for (tick, mut events) in take_before(&mut pending, upto) {
                 meeting.forget(tick);
@@ -228,7 +227,8 @@ impl Meeting {
 /// Pairs near in time, on their way to what comes out.
 struct Pairs {
     codec: Codec,
-    filter: Option<Expression>,
+    /// Those that stay, whole.
+    stage: Stage,
     out: SchemaRef,
 }
 
@@ -239,10 +239,9 @@ impl Pairs {
             return (None, Vec::new());
         }
         let rows = self.codec.decode(met.iter().map(|(row, ..)| row)).expect("rows of the plan");
-        let columns: Vec<Expression> = (0..rows.num_columns()).map(crate::plan::place).collect();
-        let done = Stage { filter: self.filter.clone(), columns }.evaluate(&rows).expect("columns of the plan");
+        let done = self.stage.evaluate(&rows).expect("columns of the plan");
         let at = |row: &u32| met[*row as usize].1;
-        let failed = done.failed.iter().map(|(row, why)| (Fault::row("Meet", why), at(row), 1)).collect();
+        let failed = Fault::rows("Meet", &done.failed, |row| (at(&row), 1));
         if done.rows.is_empty() {
             return (None, failed);
         }
