@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use operators::batch::{TICK, u64s};
 use operators::counters::Counters;
 use operators::record::Stream;
+use operators::record::declared::Declared;
 use operators::time::Tick;
 use queries::live::{Feed, Live, Past};
 use sources::Delivery;
@@ -45,6 +46,8 @@ pub struct Replay<O> {
     pub capacity: Capacity,
     /// Telemetry rows a second.
     pub rows_per_s: u64,
+    /// The sources and tables that are declared over topics.
+    pub declared: Vec<&'static Declared>,
 }
 
 impl<O: Origin> Past for Replay<O> {
@@ -66,9 +69,11 @@ impl<O: Origin> Replay<O> {
         };
         let reader = std::thread::Builder::new().name("history-reader".into()).spawn(read);
         let reader = reader.map_err(|why| format!("no thread can be started: {why}"))?;
-        let intake = Intake::new(receiver, feed.clone(), self.rows_per_s);
+        let named = |declared: &&&'static Declared| names.contains(&declared.name);
+        let declared: Vec<&'static Declared> = self.declared.iter().filter(named).copied().collect();
+        let intake = Intake::new(receiver, feed.clone(), self.rows_per_s, &declared);
         let (names, options) = (names.to_vec(), self.topology);
-        let whole = timely::execute_directly(move |worker| run(worker, &names, options, intake));
+        let whole = timely::execute_directly(move |worker| run(worker, &names, &declared, options, intake));
         stop.store(true, Ordering::Relaxed);
         match reader.join() {
             // The receiver is gone before the reader has ended: that is how it is told.
@@ -81,9 +86,15 @@ impl<O: Origin> Replay<O> {
 }
 
 /// Returns whether everything that is wanted was read.
-fn run(worker: &mut Worker, names: &[String], options: topology::Options, mut intake: Intake) -> bool {
+fn run(
+    worker: &mut Worker,
+    names: &[String],
+    declared: &[&'static Declared],
+    options: topology::Options,
+    mut intake: Intake,
+) -> bool {
     let feed = intake.feed.clone();
-    let live = Live::of_the_past(names);
+    let live = Live::of_the_past(names, declared);
     let (mut inputs, _probes) = topology::build(worker, options, &[], &Counters::default(), Some(&live));
     let taps = live.taps();
     let mut whole = true;
@@ -143,7 +154,8 @@ struct Intake {
 }
 
 impl Intake {
-    fn new(receiver: Receiver, feed: Arc<Feed>, rows_per_s: u64) -> Self {
+    fn new(receiver: Receiver, feed: Arc<Feed>, rows_per_s: u64, declared: &[&'static Declared]) -> Self {
+        let streams = Stream::ALL.into_iter().chain(declared.iter().map(|declared| Stream::Declared(declared)));
         Self {
             receiver,
             feed,
@@ -152,7 +164,7 @@ impl Intake {
             since: Instant::now(),
             stash: BTreeMap::new(),
             stashed_rows: 0,
-            frontiers: Stream::ALL.iter().map(|stream| (*stream, (Some(0), 0))).collect(),
+            frontiers: streams.map(|stream| (stream, (Some(0), 0))).collect(),
             ended: false,
         }
     }
@@ -181,6 +193,8 @@ impl Intake {
                 return None;
             }
             match self.receiver.try_recv() {
+                // Of topics that are not asked for.
+                Ok(Delivery::Rows(stream, _) | Delivery::Frontier(stream, _)) if !self.frontiers.contains_key(&stream) => {}
                 Ok(Delivery::Rows(stream, rows)) => {
                     self.stashed_rows += rows.num_rows();
                     self.stash.entry(stream).or_default().push_back(rows);
@@ -210,13 +224,17 @@ impl Intake {
                 }
                 let rows = stash.pop_front()?;
                 self.stashed_rows -= rows.num_rows();
+                let name = match stream {
+                    Stream::Declared(declared) => &declared.name,
+                    _ => "telemetry",
+                };
                 let rows = match &cut {
-                    Some(cut) if *stream == Stream::Telemetry => cut.telemetry(&rows),
-                    Some(cut) => cut.table(&rows),
+                    Some(cut) if stream.is_table() => cut.table(&rows),
+                    Some(cut) => cut.events(name, &rows),
                     None => rows,
                 };
                 if rows.num_rows() > 0 {
-                    if *stream == Stream::Telemetry {
+                    if !stream.is_table() {
                         self.feed.count(rows.num_rows(), first);
                     }
                     self.allowed -= rows.num_rows() as f64;
