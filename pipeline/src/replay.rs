@@ -194,7 +194,8 @@ impl Intake {
             }
             match self.receiver.try_recv() {
                 // Of topics that are not asked for.
-                Ok(Delivery::Rows(stream, _) | Delivery::Frontier(stream, _)) if !self.frontiers.contains_key(&stream) => {}
+                Ok(Delivery::Rows(stream, _) | Delivery::Frontier(stream, _))
+                    if !self.frontiers.contains_key(&stream) => {}
                 Ok(Delivery::Rows(stream, rows)) => {
                     self.stashed_rows += rows.num_rows();
                     self.stash.entry(stream).or_default().push_back(rows);

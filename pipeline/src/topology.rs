@@ -170,7 +170,8 @@ pub fn build(
             tariffs: input(Topic::Tariff),
         };
         let declared = live.map(Live::declared).unwrap_or_default();
-        let declared = declared.iter().map(|declared| (*declared, input(Topic::Declared(declared)))).collect::<Vec<_>>();
+        let declared =
+            declared.iter().map(|declared| (*declared, input(Topic::Declared(declared)))).collect::<Vec<_>>();
         let mut rejected_handle = Handle::new_with_builder();
         let rejected = scope.input_from(&mut rejected_handle);
         let graph = Graph { index, outputs, probes: &probes, catching_up: &catching_up, live };

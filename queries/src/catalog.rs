@@ -117,7 +117,8 @@ impl Catalog {
         let declaration = declaration::parse(text)?;
         let name = declaration.name.clone();
         if self.relations.contains_key(&name) {
-            let what = if self.declared.contains_key(&name) { "declared over a topic" } else { "a stream of the main job" };
+            let what =
+                if self.declared.contains_key(&name) { "declared over a topic" } else { "a stream of the main job" };
             return Err(Refusal::new("name_invalid", format!("{name} is {what}")).at("name"));
         }
         let uses: BTreeSet<String> = declaration.uses.iter().cloned().collect();

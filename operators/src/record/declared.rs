@@ -18,7 +18,7 @@ use crate::batch::{DELETED, HASH, OFFSET, PARTITION, TICK};
 use crate::error::Position;
 
 /// Most columns of a relation.
-pub const COLUMNS_MAX: usize = 128;
+pub const COLUMNS_MAX: usize = 100;
 /// Longest text of a column, in bytes.
 pub const TEXT_BYTES_MAX: usize = 64 << 10;
 

@@ -146,7 +146,8 @@ impl Story {
             return self.put("shop.tills", &key, None);
         }
         self.tills.insert(till, city);
-        let value = json!({"shop": "s", "till_id": till, "city_id": format!("c{city}"), "opened": "2026-01-31", "n": number});
+        let value =
+            json!({"shop": "s", "till_id": till, "city_id": format!("c{city}"), "opened": "2026-01-31", "n": number});
         self.put("shop.tills", &key, Some(value.to_string().into_bytes()));
     }
 
@@ -222,7 +223,8 @@ fn embedded(folder: &Path, workers: usize, declared: &Declared) -> Running {
 async fn refused_by_metrics(running: &Running) -> u64 {
     let page = reqwest::get(format!("{}/metrics", running.program.url)).await.expect("the edge answers");
     let page = page.text().await.expect("text");
-    let lines = page.lines().filter(|line| line.starts_with("haulstream_source_rejected_total{") && line.contains("shop."));
+    let lines =
+        page.lines().filter(|line| line.starts_with("haulstream_source_rejected_total{") && line.contains("shop."));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
 }
 
@@ -237,7 +239,8 @@ async fn the_same_log_gives_the_same_with_any_number_of_workers() {
     for workers in [1, 2, 4] {
         let running = embedded(folder.path(), workers, &declared);
         found.push(contents(&running, "a", &story));
-        wait_until_async(DEADLINE, "all refusals", async || refused_by_metrics(&running).await == story.refused()).await;
+        wait_until_async(DEADLINE, "all refusals", async || refused_by_metrics(&running).await == story.refused())
+            .await;
         if workers == 2 {
             // Streams that are added later have what those from the start have.
             for (name, rest) in STREAMS {
@@ -275,7 +278,10 @@ async fn records_come_over_http_without_kafka() {
     assert_eq!(post(&running, "shop.tills", &gone).await.0, 202);
     running.wait_for("a till is gone", "SELECT n FROM a_cities WHERE city_id = 'c1'", |n| n == "1");
     let (status, told) = post(&running, "shop.receipts", &json!({"receipt_id": "r2", "total": "dear"})).await;
-    assert_eq!((status, told["code"].as_str(), told["where"]["field"].as_str()), (422, Some("field_type"), Some("total")));
+    assert_eq!(
+        (status, told["code"].as_str(), told["where"]["field"].as_str()),
+        (422, Some("field_type"), Some("total"))
+    );
     assert_eq!(post(&running, "telemetry.raw", &receipt).await.0, 404);
     assert_eq!(running.program.stop(), Some(0));
 }
@@ -298,7 +304,8 @@ async fn a_table_that_grows_too_large_is_kept_no_more() {
     .await;
     let told = running.ask(Method::GET, "/a_cities", "").await.1;
     assert!(told["reason"].as_str().is_some_and(|why| why.contains("reads tills")), "{told}");
-    let (status, told) = running.ask(Method::POST, "", "CREATE MATERIALIZED VIEW more AS SELECT till_id FROM tills").await;
+    let (status, told) =
+        running.ask(Method::POST, "", "CREATE MATERIALIZED VIEW more AS SELECT till_id FROM tills").await;
     assert_eq!((status, told["code"].as_str()), (409, Some("sql_stream_suspended")), "{told}");
     // What does not read it goes on.
     assert_eq!(post(&running, "shop.receipts", &json!({"receipt_id": "r", "till_id": 1, "total": 1})).await.0, 202);
@@ -334,7 +341,8 @@ impl Topics {
 
     /// The text with the test's own topics, which have to be in Kafka.
     fn in_text(&self, text: &str) -> String {
-        let named = |text: String, name: &str| text.replace(&format!("LOG '{name}'"), &format!("KAFKA '{}'", self.names[name]));
+        let named =
+            |text: String, name: &str| text.replace(&format!("LOG '{name}'"), &format!("KAFKA '{}'", self.names[name]));
         named(named(text.to_owned(), "shop.receipts"), "shop.tills")
     }
 
@@ -402,4 +410,53 @@ async fn dead_letters(topics: &Topics, count: u64) -> Vec<Seen> {
     let letters = read(kafka(), topic);
     assert_eq!(letters.len() as u64, count, "each once");
     letters
+}
+
+/// Exit code and what is said, of a command with this configuration.
+fn command(arguments: &[&str], folder: &Path, text: &str) -> (Option<i32>, String) {
+    let file = folder.join("checked.toml");
+    std::fs::write(&file, text).expect("a file");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_haulstream"));
+    let said =
+        command.args(arguments).args(["--config", file.to_str().expect("a plain path")]).output().expect("it starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (said.status.code(), text(&said.stdout) + &text(&said.stderr))
+}
+
+#[test]
+fn what_is_declared_is_checked_with_the_configuration() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let declared = Declared::new(folder.path(), str::to_owned);
+    let (code, said) = command(&["check"], folder.path(), &declared.sql());
+    assert!(
+        code == Some(0) && said.contains("source receipts of topic shop.receipts\ntable tills of topic shop.tills\n"),
+        "{said}"
+    );
+
+    let topics = Topics::new();
+    let all = topics.options(1, &declared);
+    let (code, said) = command(&["topics", "plan"], folder.path(), &all);
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("shop.")).collect();
+    assert!(code == Some(0) && lines.len() == 2, "{said}");
+
+    let file = declared.schema.join("receipts.sql");
+    let wrong = |text: &str, options: &str, parts: &[&str]| {
+        std::fs::write(&file, text).expect("a file");
+        let (code, said) = command(&["check"], folder.path(), options);
+        assert!(code == Some(2) && parts.iter().all(|part| said.contains(part)), "{parts:?}\n{said}");
+    };
+    wrong(&RECEIPTS.replace("LOG", "KAFKA"), &declared.sql(), &["receipts is declared FROM KAFKA", "FROM LOG"]);
+    wrong(
+        &RECEIPTS.replace("KEY (receipt_id)", "KEY (reciept_id)"),
+        &declared.sql(),
+        &["2:43: sql_unknown_column", "did you mean receipt_id?", "^"],
+    );
+    wrong(
+        &RECEIPTS.replace("shop.receipts", "telemetry.raw"),
+        &declared.sql(),
+        &["topic_invalid: topic telemetry.raw is that of topics.telemetry"],
+    );
+    wrong(&RECEIPTS.replace("shop.receipts", "shop.tills"), &declared.sql(), &["topic shop.tills is declared already"]);
+    wrong(&RECEIPTS.replace("CREATE SOURCE", "COPY"), &declared.sql(), &["sql_statement_not_allowed"]);
+    wrong(RECEIPTS, "[sql]\nschema = \"/nowhere/at/all\"\n", &["sql.schema: cannot read /nowhere/at/all"]);
 }

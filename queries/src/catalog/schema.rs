@@ -28,8 +28,7 @@ const TOPIC_CHARS_MAX: usize = 200;
 /// Digits of a decimal number.
 const DIGITS_MAX: u64 = 38;
 
-const HINT: &str =
-    "CREATE SOURCE name (column TYPE [NOT NULL], …) FROM KAFKA|LOG 'topic' FORMAT JSON KEY (column) [EVENT TIME column]";
+const HINT: &str = "CREATE SOURCE name (column TYPE [NOT NULL], …) FROM KAFKA|LOG 'topic' FORMAT JSON KEY (column) [EVENT TIME column]";
 
 /// Whether the text begins as a source or a table over a topic does, whatever becomes of the rest.
 #[must_use]
@@ -119,12 +118,18 @@ fn valid_column(name: &Name, table: bool) -> Result<(), Refusal> {
     let safe = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !begins || text.len() > NAME_CHARS_MAX || !text.chars().all(safe) {
-        let message = format!("\"{}\" is not a letter or _ followed by up to {} of A-Z a-z 0-9 _", excerpt(text), NAME_CHARS_MAX - 1);
+        let message = format!(
+            "\"{}\" is not a letter or _ followed by up to {} of A-Z a-z 0-9 _",
+            excerpt(text),
+            NAME_CHARS_MAX - 1
+        );
         return Err(Refusal::new("name_invalid", message).at(at));
     }
     if text.starts_with("__") || (!table && text == ARRIVED) {
         let message = format!("column {text} is called as one of ours");
-        return Err(Refusal::new("name_invalid", message).at(at).hint("no column begins with __; of events arrived_at is the tick"));
+        return Err(Refusal::new("name_invalid", message)
+            .at(at)
+            .hint("no column begins with __; of events arrived_at is the tick"));
     }
     Ok(())
 }
@@ -155,7 +160,12 @@ fn topic(text: &mut Text<'_>) -> Result<(String, String), Refusal> {
     let at = text.place();
     let topic = text.literal("the topic's name, as 'shop.receipts'")?;
     let safe = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if topic.is_empty() || topic.len() > TOPIC_CHARS_MAX || !topic.chars().all(safe) || topic.starts_with("..") || topic == "." {
+    if topic.is_empty()
+        || topic.len() > TOPIC_CHARS_MAX
+        || !topic.chars().all(safe)
+        || topic.starts_with("..")
+        || topic == "."
+    {
         let message = format!("\"{}\" is not 1 to {TOPIC_CHARS_MAX} of A-Z a-z 0-9 . _ -", excerpt(&topic));
         return Err(Refusal::new("topic_invalid", message).at(at));
     }
@@ -237,12 +247,21 @@ impl Catalog {
             match done {
                 Ok(declared) => {
                     topics.insert(declared.topic.clone());
-                    self.put(declared);
+                    // Streams of the log are told apart by it on every thread, as long as the process lives.
+                    self.put(Box::leak(Box::new(declared)));
                 }
                 Err(why) => problems.push(Problem { file: file.clone(), why }),
             }
         }
         problems
+    }
+
+    /// Nothing but these.
+    #[must_use]
+    pub fn only_declared(all: &[&'static Declared]) -> Self {
+        let mut catalog = Self::default();
+        all.iter().for_each(|declared| catalog.put(declared));
+        catalog
     }
 
     /// The sources and tables that are declared over topics, by name.
@@ -276,9 +295,7 @@ impl Catalog {
         Ok(())
     }
 
-    fn put(&mut self, declared: Declared) {
-        // Streams of the log are told apart by it on every thread, as long as the process lives.
-        let declared: &'static Declared = Box::leak(Box::new(declared));
+    fn put(&mut self, declared: &'static Declared) {
         let (schema, _) = super::seen(declared);
         let kind = if declared.table { Kind::Table } else { Kind::Events };
         let key = declared.key().iter().map(|column| column.name.clone()).collect();

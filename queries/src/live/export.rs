@@ -109,12 +109,7 @@ pub fn export_declared(
 /// What SQL sees of a stream: its columns, and their places among those of the dataflow.
 type Seen = (SchemaRef, Vec<usize>);
 
-fn put_events(
-    events: Stream<'_, Tick, Batch>,
-    (schema, places): Seen,
-    exit: Exit,
-    probe: &ProbeHandle<Tick>,
-) {
+fn put_events(events: Stream<'_, Tick, Batch>, (schema, places): Seen, exit: Exit, probe: &ProbeHandle<Tick>) {
     let out = event_schema(&schema);
     let port = exit.port.clone();
     let held = exit.held.clone();

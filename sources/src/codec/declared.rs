@@ -123,7 +123,8 @@ fn shown(kind: Type, number: i64) -> String {
     match kind {
         Type::Timestamp => Timestamp::from_millisecond(number).map_or_else(|_| number.to_string(), |at| at.to_string()),
         Type::Date => {
-            let day = jiff::Span::new().try_days(number).and_then(|days| jiff::civil::date(1970, 1, 1).checked_add(days));
+            let day =
+                jiff::Span::new().try_days(number).and_then(|days| jiff::civil::date(1970, 1, 1).checked_add(days));
             day.map_or_else(|_| number.to_string(), |day| day.to_string())
         }
         _ => number.to_string(),
@@ -133,7 +134,10 @@ fn shown(kind: Type, number: i64) -> String {
 /// The parts of a record's key.
 fn parts<'a>(declared: &Declared, key: &'a [u8]) -> Result<Vec<Cow<'a, str>>, Refusal> {
     if key.len() > KEY_BYTES_MAX {
-        return Err(Refusal::new("key_mismatch", format!("a key of {} bytes is over the limit of {KEY_BYTES_MAX}", key.len())));
+        return Err(Refusal::new(
+            "key_mismatch",
+            format!("a key of {} bytes is over the limit of {KEY_BYTES_MAX}", key.len()),
+        ));
     }
     let text = std::str::from_utf8(key).map_err(|why| {
         Refusal::new("utf8_invalid", format!("the record's key is not UTF-8 at byte {}", why.valid_up_to()))

@@ -194,8 +194,11 @@ impl Gate {
         };
         let declared = self.declared.iter().find(|declared| declared.topic == *segment);
         let unknown = || {
-            Refusal::new("topic_unknown", format!("no source or table is declared over a topic \"{}\"", excerpt(segment)))
-                .hint("declare it by CREATE SOURCE or CREATE TABLE in the directory of sql.schema")
+            Refusal::new(
+                "topic_unknown",
+                format!("no source or table is declared over a topic \"{}\"", excerpt(segment)),
+            )
+            .hint("declare it by CREATE SOURCE or CREATE TABLE in the directory of sql.schema")
         };
         Ok(Wanted { declared: Some(declared.ok_or_else(unknown)?), device_id: None })
     }
@@ -233,7 +236,10 @@ impl Gate {
             PublishError::TooLarge { .. } => Refusal::new("payload_too_large", why.to_string()),
             PublishError::Refused(_) => {
                 warn!(%why, topic, "the log refuses what the gate accepts");
-                Refusal::new("log_refused", format!("the log does not take records of {topic}; its operator has been told"))
+                Refusal::new(
+                    "log_refused",
+                    format!("the log does not take records of {topic}; its operator has been told"),
+                )
             }
             PublishError::Full { .. } | PublishError::Unavailable(_) => {
                 Refusal::new("backlog_full", format!("the log did not take the messages: {why}"))

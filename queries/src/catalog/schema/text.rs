@@ -34,7 +34,8 @@ fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, Refusal> {
 pub fn begins(sql: &str, word: &str) -> bool {
     let words = tokens(sql).unwrap_or_default();
     let mut words = words.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
-    words.next().is_some_and(|first| is(&first.token, "create")) && words.next().is_some_and(|second| is(&second.token, word))
+    words.next().is_some_and(|first| is(&first.token, "create"))
+        && words.next().is_some_and(|second| is(&second.token, word))
 }
 
 /// Whether the word is in the text.
@@ -149,7 +150,9 @@ impl<'a> Text<'a> {
         let ended = self.parser.consume_token(&Token::SemiColon);
         match self.parser.peek_token().token {
             Token::EOF => Ok(()),
-            _ if ended => Err(Refusal::new("sql_syntax", "there is more than one statement in the text").at(self.place()).hint(HINT)),
+            _ if ended => Err(Refusal::new("sql_syntax", "there is more than one statement in the text")
+                .at(self.place())
+                .hint(HINT)),
             _ => Err(self.unexpected("the end of the statement")),
         }
     }

@@ -133,7 +133,15 @@ fn keys_are_those_of_the_columns() {
     for key in [None, Some(""), Some("a%7Cb%25|2026-01-31")] {
         assert_eq!(code(true, key, Some(value)), Ok(()), "{key:?}");
     }
-    for key in ["a", "a|2026-01-31", "a%7Cb%25|2026-02-01", "a|b%|2026-01-31", "a%7Cb%25|today", "a%7Cb%25|%N", &"k".repeat(2_000)] {
+    for key in [
+        "a",
+        "a|2026-01-31",
+        "a%7Cb%25|2026-02-01",
+        "a|b%|2026-01-31",
+        "a%7Cb%25|today",
+        "a%7Cb%25|%N",
+        &"k".repeat(2_000),
+    ] {
         assert_eq!(code(true, Some(key), Some(value)), Err("key_mismatch"), "{key}");
         // Of events the key says nothing that the columns do not.
         assert_eq!(code(false, Some(key), Some(value)), Ok(()), "{key}");

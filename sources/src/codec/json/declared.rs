@@ -195,7 +195,8 @@ pub(in crate::codec) fn key_value<'a>(column: &'static Column, text: &'a str) ->
         Type::Double | Type::Decimal(..) => None,
     };
     value.ok_or_else(|| {
-        let message = format!("the record's key has \"{}\" for {}, which is of another type", excerpt(text), column.name);
+        let message =
+            format!("the record's key has \"{}\" for {}, which is of another type", excerpt(text), column.name);
         Refusal::new("key_mismatch", message).at(&column.name)
     })
 }

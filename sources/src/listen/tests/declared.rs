@@ -96,7 +96,11 @@ fn what_the_decoder_would_refuse_is_refused_at_once() {
         is(post(path, JSON, RECEIPT.as_bytes()), 404, "topic_unknown");
     }
     is(post("/v1/events", JSON, RECEIPT.as_bytes()), 404, "not_found");
-    is(rig.server.raw(b"GET /v1/events/shop.receipts HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").error(), 405, "method_not_allowed");
+    is(
+        rig.server.raw(b"GET /v1/events/shop.receipts HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").error(),
+        405,
+        "method_not_allowed",
+    );
     assert!(records(&rig, "shop.receipts").is_empty());
 
     let bad = r#"{"id":7,"at":1700000000000}"#;
