@@ -211,7 +211,8 @@ fn write(data: &Path, story: &Story) {
     for some in story.records.chunk_by(|a, b| a.topic == b.topic) {
         let mut records = Records::default();
         some.iter().for_each(|sent| records.push(Some(sent.key.as_bytes()), sent.value.as_deref()));
-        log.publish(some[0].topic, &records).wait().expect("the log takes them");
+        let ack = log.publish(some[0].topic, &records);
+        tokio::runtime::Handle::current().block_on(ack).expect("the log takes them");
     }
 }
 
@@ -234,7 +235,7 @@ async fn the_same_log_gives_the_same_with_any_number_of_workers() {
     let declared = Declared::new(folder.path(), str::to_owned);
     let story = Story::new(1, 2_000, 1);
     assert!(story.refused() > 5 && !story.tills.is_empty());
-    write(&folder.path().join("data"), &story);
+    tokio::task::block_in_place(|| write(&folder.path().join("data"), &story));
     let mut found: Vec<Vec<String>> = Vec::new();
     for workers in [1, 2, 4] {
         let running = embedded(folder.path(), workers, &declared);
@@ -449,7 +450,7 @@ fn what_is_declared_is_checked_with_the_configuration() {
     wrong(
         &RECEIPTS.replace("KEY (receipt_id)", "KEY (reciept_id)"),
         &declared.sql(),
-        &["2:43: sql_unknown_column", "did you mean receipt_id?", "^"],
+        &["2:47: sql_unknown_column", "did you mean receipt_id?", "^"],
     );
     wrong(
         &RECEIPTS.replace("shop.receipts", "telemetry.raw"),
