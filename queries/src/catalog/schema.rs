@@ -150,7 +150,7 @@ fn kind(written: &DataType) -> Option<Type> {
                 ExactNumberInfo::None => return None,
             };
             let fits = (1..=DIGITS_MAX).contains(&precision) && scale <= precision;
-            fits.then(|| Type::Decimal(precision as u8, scale as u8))?
+            fits.then_some(Type::Decimal(precision as u8, scale as u8))?
         }
         _ => return None,
     })

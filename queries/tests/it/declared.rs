@@ -1,4 +1,4 @@
-//! Tables and sources that are declared over topics, from their records to what is kept of them. Would catch: a row that the
+//! Tables that are declared over topics, from their records to what is kept of them. Would catch: a row that the
 //! newest record of its key does not replace, a null value that leaves a row or takes another, a key whose parts run together,
 //! and content that depends on the number of workers or on how records were cut into batches.
 
@@ -22,12 +22,11 @@ use timely::dataflow::{InputHandle, ProbeHandle};
 const PARTITIONS: i32 = 3;
 const DEADLINE: Duration = Duration::from_secs(60);
 const TILLS: &str = "CREATE TABLE tills (shop TEXT, number INT, city TEXT) FROM LOG 't' FORMAT JSON KEY (number, shop)";
-const SALES: &str = "CREATE SOURCE sales (number INT, shop TEXT) FROM LOG 's' FORMAT JSON KEY (number)";
 
 fn engine(workers: usize) -> Engine {
     let mut catalog = Catalog::of_the_main_job();
-    let file = |text: &str| File { name: "f.sql".into(), text: text.to_owned() };
-    assert_eq!(catalog.declare(&[file(TILLS), file(SALES)], &[]), []);
+    let file = File { name: "f.sql".into(), text: TILLS.to_owned() };
+    assert_eq!(catalog.declare(&[file], &[]), []);
     let options = Options {
         workers,
         rows_max: 1_000,
@@ -137,16 +136,11 @@ fn play(log: &BTreeMap<i32, Vec<(Tick, Record)>>, workers: usize, batch_rows: us
         let (index, peers) = (worker.index(), worker.peers());
         let live = shared.live(index);
         let probe = ProbeHandle::new();
-        let (mut tills, mut sales) = worker.dataflow::<Tick, _, _>(|scope| {
-            let mut inputs = live.declared().iter().map(|declared| {
-                let mut handle = InputHandle::<Tick, CapacityContainerBuilder<Batch>>::new_with_builder();
-                export_declared(scope.input_from(&mut handle).probe_with(&probe), declared, &live, &probe);
-                (declared.table, handle)
-            });
-            let (first, second) = (inputs.next().expect("two"), inputs.next().expect("two"));
-            if first.0 { (first.1, second.1) } else { (second.1, first.1) }
+        let declared = live.declared()[0];
+        let mut tills = InputHandle::<Tick, CapacityContainerBuilder<Batch>>::new_with_builder();
+        worker.dataflow::<Tick, _, _>(|scope| {
+            export_declared(scope.input_from(&mut tills).probe_with(&probe), declared, &live, &probe);
         });
-        let declared = live.declared().iter().copied().find(|declared| declared.table).expect("the table");
         let mine: Vec<_> = of_all.iter().filter(|(partition, _)| **partition as usize % peers == index).collect();
         let mut next = vec![0; mine.len()];
         for tick in 10..=last {
@@ -158,7 +152,6 @@ fn play(log: &BTreeMap<i32, Vec<(Tick, Record)>>, workers: usize, batch_rows: us
                 }
             }
             tills.advance_to(tick + 1);
-            sales.advance_to(tick + 1);
             while probe.less_than(&(tick + 1)) {
                 worker.step();
             }
@@ -176,7 +169,7 @@ fn play(log: &BTreeMap<i32, Vec<(Tick, Record)>>, workers: usize, batch_rows: us
         if index == 0 {
             found.lock().expect("no panic").push(content(&shared));
         }
-        drop((tills, sales));
+        drop(tills);
     });
     guards.expect("workers").join().into_iter().for_each(|ended| ended.expect("no panic"));
     engine.keeper().stop();
