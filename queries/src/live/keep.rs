@@ -377,7 +377,12 @@ impl Keeper {
         }
         // Inputs that have ended hold nothing back, and do not make time end.
         let newest = by_port.values().filter_map(|shelf| shelf.waiting.last_key_value()).map(|(tick, _)| *tick).max();
-        let next = if least == Tick::MAX { newest.unwrap_or(*as_of) } else { least.saturating_sub(1) };
+        let next = match least {
+            // At the start, before anything is whole up to any tick.
+            _ if by_port.values().all(|shelf| !shelf.caught_up) => *as_of,
+            Tick::MAX => newest.unwrap_or(*as_of),
+            least => least.saturating_sub(1),
+        };
         *as_of = next.max(*as_of);
         for shelf in by_port.values_mut().filter(|shelf| shelf.caught_up) {
             shelf.turn(*as_of);
