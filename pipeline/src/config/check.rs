@@ -72,7 +72,13 @@ impl Checked {
                 }
             } else if is_section(&key) || users::section(&key).is_some() {
                 if let Some(user) = users::section(&key) {
-                    self.user(user, Place::File(name_span.clone(), true));
+                    let place = Place::File(name_span.clone(), true);
+                    if !users::is_name(user) {
+                        self.hidden.push(value_span);
+                        self.problems.push(users::misnamed(user, place));
+                        continue;
+                    }
+                    self.users.insert(user.to_owned(), place);
                 }
                 match value.as_ref().as_table() {
                     Some(inner) => self.table(inner, &key, variable),
@@ -91,14 +97,6 @@ impl Checked {
                 }
                 self.unknown(&key, Place::File(name_span, true));
             }
-        }
-    }
-
-    fn user(&mut self, name: &str, place: Place) {
-        if users::is_name(name) {
-            self.users.insert(name.to_owned(), place);
-        } else {
-            self.problems.push(users::misnamed(name, place));
         }
     }
 

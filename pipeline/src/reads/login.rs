@@ -119,11 +119,6 @@ mod tests {
         let named = |name: &str, password: &str| Ok((name.to_owned(), password.to_owned()));
         assert_eq!(read(&[&basic("ada:a:b")]), named("ada", "a:b"));
         assert_eq!(read(&[&basic("ada:")]), named("ada", ""));
-        assert_eq!(
-            read(&[&basic("ada:ö").to_uppercase().replace("BASIC", "bAsIc")]).is_ok(),
-            false,
-            "base64 has cases"
-        );
         assert_eq!(read(&[&basic("ada:ö").replace("Basic", "bAsIc")]), named("ada", "ö"));
         for (texts, part) in [
             (vec![], "users only"),
