@@ -32,7 +32,7 @@ enum Step {
     /// This name was told.
     Named(String),
     /// The first message of the exchange has come, and who it is if it ends well.
-    Begun(String, Exchange, Option<Reader>),
+    Begun(String, Box<Exchange>, Option<Reader>),
 }
 
 impl Login {
@@ -65,7 +65,7 @@ impl Login {
                 let begun = self.users.begin(&name, first.data.as_deref().unwrap_or_default());
                 let (exchange, reader) = begun.map_err(|why| malformed(why.0))?;
                 let answer = exchange.first.clone().into();
-                (Authentication::SASLContinue(answer), Step::Begun(name, exchange, reader), None)
+                (Authentication::SASLContinue(answer), Step::Begun(name, Box::new(exchange), reader), None)
             }
             (PgWireFrontendMessage::PasswordMessageFamily(message), Step::Begun(name, exchange, reader)) => {
                 let last = message.into_sasl_response()?;
