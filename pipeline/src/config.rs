@@ -11,6 +11,7 @@ mod problem;
 mod rules;
 pub mod schema;
 mod text;
+mod users;
 
 use std::fmt;
 use std::path::Path;
@@ -21,6 +22,7 @@ use toml::de::DeTable;
 
 pub use options::*;
 pub use problem::{Place, Problem, Severity};
+pub use users::known as users;
 
 use check::Checked;
 use text::Text;
@@ -95,7 +97,7 @@ fn build(mut text: Option<Text>, overrides: Vec<Override>, variable: Variable<'_
     }
     for Override { key, flag, value } in overrides {
         let entry = schema::entry(key).expect("flags are made for options that exist");
-        checked.value(entry, value, Place::Flag(flag), variable);
+        checked.value(&entry, value, Place::Flag(flag), variable);
     }
     let config = merge(&checked);
     for rule in rules::RULES {
@@ -109,13 +111,14 @@ fn build(mut text: Option<Text>, overrides: Vec<Override>, variable: Variable<'_
             checked.problems.push(problem);
         }
     }
+    users::check(&mut checked);
     secrets(text.as_ref(), &mut checked);
     let errors = checked.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     let rendered = problem::render(&checked.problems, text.as_ref());
     if errors > 0 {
         return Err(ConfigError::Wrong(rendered, errors));
     }
-    Ok(Loaded { config, effective: effective::render(&checked.values), warnings: rendered })
+    Ok(Loaded { config, effective: effective::render(&checked), warnings: rendered })
 }
 
 /// Syntax errors, then everything that is wrong with the part that could be read.
@@ -145,6 +148,10 @@ fn check_file(text: &mut Text, checked: &mut Checked, variable: Variable<'_>) {
 /// The defaults with the good values over them.
 fn merge(checked: &Checked) -> Config {
     let mut all = schema::defaults();
+    for name in checked.users.keys() {
+        let users = all.get_mut("users").and_then(Value::as_table_mut).expect("the defaults have the section");
+        users.insert(name.clone(), Value::Table(schema::user()));
+    }
     for (key, set) in &checked.values {
         let mut at = &mut all;
         let mut parts = key.split('.').peekable();
@@ -162,23 +169,27 @@ fn merge(checked: &Checked) -> Config {
 /// Warns of secrets that others can read or that are empty.
 fn secrets(text: Option<&Text>, checked: &mut Checked) {
     let Some(text) = text else { return };
-    for entry in schema::entries().filter(|entry| entry.is_secret()) {
-        let Some(set) = checked.values.get(&entry.key) else { continue };
-        if set.template.is_some() || !matches!(set.place, Place::File(..)) {
+    let mut warnings = Vec::new();
+    for (key, set) in &checked.values {
+        if !schema::entry(key).is_some_and(|entry| entry.is_secret())
+            || set.template.is_some()
+            || !matches!(set.place, Place::File(..))
+        {
             continue;
         }
         let warning = if set.value.as_str().is_some_and(str::is_empty) {
-            Problem::warning("secret_empty", format!("{} is set and empty", entry.key), set.place.clone())
+            Problem::warning("secret_empty", format!("{key} is set and empty"), set.place.clone())
                 .help("leave it out where no secret is needed")
         } else if text.world_readable {
-            let message = format!("{} stands in a file that everybody on this machine can read", entry.key);
+            let message = format!("{key} stands in a file that everybody on this machine can read");
             Problem::warning("secret_permissions", message, set.place.clone())
                 .help("chmod 600 the file, or write \"${NAME}\" and set the environment variable NAME")
         } else {
             continue;
         };
-        checked.problems.push(warning);
+        warnings.push(warning);
     }
+    checked.problems.append(&mut warnings);
 }
 
 #[cfg(test)]

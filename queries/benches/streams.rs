@@ -84,6 +84,7 @@ fn catalog(relations: &[(&str, SchemaRef, Kind)]) -> Catalog {
         schema: schema.clone(),
         kind: *kind,
         key: Vec::new(),
+        access: None,
     };
     Catalog::new(relations.iter().map(relation).collect())
 }

@@ -19,6 +19,7 @@ use operators::error::{Refusal, excerpt};
 use operators::record::declared::Declared;
 
 use crate::plan::{self, Columns, Inputs, Kind, Node};
+use crate::readers;
 
 pub use core::{ARRIVED, CORE, Core, core, seen};
 pub use declaration::{Declaration, declared, duration_ms};
@@ -40,6 +41,8 @@ pub struct Relation {
     pub kind: Kind,
     /// Columns that tell its rows apart; none if they are not known.
     pub key: Vec<String>,
+    /// The column that says whose a row is; without one, readers of some companies do not see the relation.
+    pub access: Option<String>,
 }
 
 /// A derived stream.
@@ -109,6 +112,11 @@ impl Catalog {
         self.relations.get(name).or_else(|| self.views.get(name).map(|view| &view.relation))
     }
 
+    /// The column of a name that says whose a row is.
+    pub(crate) fn access(&self, name: &str) -> Option<String> {
+        self.relation(name)?.access.clone()
+    }
+
     /// The view that a declaration makes, without adding it.
     ///
     /// # Errors
@@ -134,7 +142,8 @@ impl Catalog {
         let node = plan::bounded(&node, declaration.times(), &names).map_err(refuse)?;
         declaration.meets(&node)?;
         let schema = named(&logical, &node, &declaration)?;
-        let relation = Relation { name, schema, kind: node.kind, key: declaration.key.clone() };
+        let (key, access) = (declaration.key.clone(), declaration.access.clone());
+        let relation = Relation { name, schema, kind: node.kind, key, access };
         Ok(View { declaration, relation, node, logical, uses })
     }
 
@@ -268,6 +277,15 @@ fn named(logical: &LogicalPlan, node: &Node, declaration: &Declaration) -> Resul
     if let Some(ours) = names.iter().find(|name| name.starts_with("__")).filter(|_| !declaration.sinks.is_empty()) {
         return Err(Refusal::new("name_invalid", format!("column {} begins as columns of ours", excerpt(ours)))
             .hint("give it another name by AS; a stream that goes to sinks has no names that begin with __"));
+    }
+    if let Some(access) = &declaration.access {
+        let of = names.iter().position(|name| name == access).map(|at| node.schema.field(at).data_type());
+        if let Some(kind) = of.filter(|kind| !readers::is_text(kind)) {
+            let message = format!("access {} is {kind}, and says whose a row is by a text", excerpt(access));
+            return Err(Refusal::new("sql_option_invalid", message)
+                .at("access")
+                .hint("name the column with the company's id, or cast it to text in the SELECT"));
+        }
     }
     let fields = names.iter().zip(node.schema.fields());
     let fields = fields.map(|(name, field)| Field::new(name, field.data_type().clone(), true));

@@ -4,6 +4,7 @@
 //! than it was given; whatever it asks, the process that answers lives on.
 
 mod files;
+mod own;
 mod tables;
 
 use std::path::{Path, PathBuf};

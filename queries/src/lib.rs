@@ -8,6 +8,7 @@ pub mod live;
 pub mod metrics;
 pub mod plan;
 mod question;
+pub mod readers;
 pub mod reads;
 pub mod render;
 pub mod trial;

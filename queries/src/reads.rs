@@ -3,6 +3,7 @@
 //! Invariant: a question never blocks the dataflow: it reads what was there at one tick, on threads of its own, within limits.
 //! All tables of a question are read as of the same tick.
 
+mod allowed;
 mod directory;
 mod functions;
 mod lookup;
@@ -28,7 +29,8 @@ use tokio::sync::Semaphore;
 
 use crate::answer::Answer;
 use crate::metrics::{self, Interface};
-use crate::question::{self, Threads, statement};
+use crate::question::{self, Threads, refuse, statement};
+use crate::readers::{Companies, DENIED, Reader};
 
 /// The namespace of views and tables.
 pub const PUBLIC: &str = "public";
@@ -99,6 +101,8 @@ pub struct Relation {
     pub schema: SchemaRef,
     /// Columns that tell its rows apart; none if rows may be equal.
     pub key: Vec<String>,
+    /// The column that says whose a row is; without one, readers of some companies do not see the relation.
+    pub access: Option<String>,
     /// What it is.
     pub kind: Kind,
 }
@@ -108,6 +112,8 @@ pub struct Relation {
 pub struct Snapshot {
     /// The tick: everything up to and with it is in, nothing after it.
     pub as_of: Tick,
+    /// The column of these rows that says whose each is: another version of a relation may have another.
+    pub access: Option<String>,
     /// The rows, in the columns of [`Relation::schema`]. Best in batches of a few thousand: who sorts or joins part of a batch
     /// is charged for all of it.
     pub batches: Vec<RecordBatch>,
@@ -121,6 +127,11 @@ pub trait Relations: Send + Sync {
     /// The rows of these, all as of one tick; `None` in the place of one that is not there. Cheap, and never waits for the
     /// dataflow.
     fn snapshot_all(&self, names: &[Name]) -> Vec<Option<Snapshot>>;
+
+    /// Those whose rows there are.
+    fn companies(&self) -> &Companies {
+        &Companies::All
+    }
 
     /// Where the files of the relations of [`HISTORY`] lie, if there are such relations.
     fn history(&self) -> Option<&Path> {
@@ -149,10 +160,11 @@ pub struct Options {
 }
 
 /// Answers questions about relations.
+#[derive(Clone)]
 pub struct Reads {
     relations: Arc<dyn Relations>,
     options: Options,
-    threads: Threads,
+    threads: Arc<Threads>,
     /// A permit for each question under way.
     turns: Arc<Semaphore>,
 }
@@ -182,7 +194,7 @@ impl Reads {
         let threads = Threads::start("reads", options.question.threads)
             .map_err(|why| Refusal::new("reads_unusable", format!("cannot start threads to read on: {why}")))?;
         let turns = Arc::new(Semaphore::new(options.questions_max));
-        Ok(Reads { relations, options, threads, turns })
+        Ok(Reads { relations, options, threads: Arc::new(threads), turns })
     }
 
     /// The same with the history below `directory` beside them.
@@ -190,6 +202,17 @@ impl Reads {
     pub fn with_history(mut self, directory: PathBuf) -> Reads {
         self.relations = Arc::new(with_history::WithHistory::new(self.relations, directory));
         self
+    }
+
+    /// The same for one reader, who sees the rows of some companies or all. Both answer on the same threads, within the same
+    /// limits.
+    #[must_use]
+    pub fn seen_by(&self, reader: &Reader) -> Reads {
+        let mut reads = self.clone();
+        if reader.is_restricted() {
+            reads.relations = Arc::new(allowed::Allowed::new(self.relations.clone(), reader.companies.clone()));
+        }
+        reads
     }
 
     /// What can be asked for.
@@ -247,7 +270,17 @@ impl Reads {
     pub(crate) async fn describe(&self, statement: Statement) -> Result<Described, Refusal> {
         let (relations, options) = (self.relations.clone(), self.question());
         let work = async move { session::describe(relations.as_ref(), &options, statement).await };
-        self.threads.run(self.time_max(), work).await
+        self.threads.run(self.time_max(), work).await.map_err(|why| self.told(why))
+    }
+
+    /// The refusal as this reader is told it: one of some companies does not learn what there is for others.
+    fn told(&self, why: Refusal) -> Refusal {
+        if *self.relations.companies() == Companies::All || why.code != refuse::UNKNOWN_TABLE {
+            return why;
+        }
+        // The same whether there is such a table or not.
+        let message = why.message.replacen(refuse::NO_TABLE, "you may read no table", 1);
+        Refusal { code: DENIED, message, ..why }
     }
 
     fn time_max(&self) -> Duration {
@@ -265,7 +298,7 @@ impl Reads {
             let _turn = turns.acquire_owned().await.expect("never closed");
             work.await
         };
-        let outcome = self.threads.run(self.time_max(), waited).await;
+        let outcome = self.threads.run(self.time_max(), waited).await.map_err(|why| self.told(why));
         metrics::question(interface, outcome.as_ref().err().map_or("answered", |why| why.code), start.elapsed());
         outcome
     }

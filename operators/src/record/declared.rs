@@ -97,6 +97,8 @@ pub struct Declared {
     pub keys: usize,
     /// Which of them is the time of an event.
     pub time: Option<usize>,
+    /// Name of the column that says whose a row is.
+    pub access: Option<String>,
     /// What was declared.
     pub text: String,
 }

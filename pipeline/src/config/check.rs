@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::environment;
 use super::problem::{Place, Problem};
 use super::schema::{self, Entry, Kind, Rule};
+use super::users;
 
 /// How alike two names must be for one to be suggested for the other, 0 to 1.
 const LIKENESS_MIN: f64 = 0.75;
@@ -20,6 +21,11 @@ const LIKENESS_MIN: f64 = 0.75;
 const TOPIC_CHARS_MAX: usize = 249;
 /// Longest name of a database, and longest prefix of keys.
 const NAME_CHARS_MAX: usize = 64;
+
+/// Companies of one user.
+const COMPANIES_MAX: usize = 10_000;
+/// Longest id of a company, in bytes.
+const ID_BYTES_MAX: usize = 64;
 
 /// What the user set, and what was wrong with it.
 #[derive(Debug, Default)]
@@ -32,6 +38,8 @@ pub struct Checked {
     pub hidden: Vec<Range<usize>>,
     /// Keys with a wrong value, which still stand at their defaults.
     pub wrong: Vec<String>,
+    /// Users that have a section, by name, and where.
+    pub users: BTreeMap<String, Place>,
 }
 
 /// One value that the user set.
@@ -54,25 +62,33 @@ impl Checked {
             if let Some(entry) = schema::entry(&key) {
                 let place = Place::File(value_span.clone(), true);
                 match plain(value.as_ref()) {
-                    Ok(value) => self.value(entry, value, place, variable),
+                    Ok(value) => self.value(&entry, value, place, variable),
                     Err(got) => {
                         if entry.is_secret() {
                             self.hidden.push(value_span);
                         }
-                        self.mismatch(entry, &got, place);
+                        self.mismatch(&entry, &got, place);
                     }
                 }
-            } else if is_section(&key) {
+            } else if is_section(&key) || users::section(&key).is_some() {
+                if let Some(user) = users::section(&key) {
+                    let place = Place::File(name_span.clone(), true);
+                    if !users::is_name(user) {
+                        self.hidden.push(value_span);
+                        self.problems.push(users::misnamed(user, place));
+                        continue;
+                    }
+                    self.users.insert(user.to_owned(), place);
+                }
                 match value.as_ref().as_table() {
                     Some(inner) => self.table(inner, &key, variable),
-                    None => self.problems.push(
-                        Problem::error(
-                            "wrong_type",
-                            format!("{key}: expected a section"),
-                            Place::File(name_span, true),
-                        )
-                        .help(format!("write [{key}] and its options below it")),
-                    ),
+                    None => {
+                        // It may be the password itself.
+                        self.hidden.push(value_span);
+                        let message = format!("{key}: expected a section");
+                        let problem = Problem::error("wrong_type", message, Place::File(name_span, true));
+                        self.problems.push(problem.help(format!("write [{key}] and its options below it")));
+                    }
                 }
             } else {
                 // What stands in a misspelt option may be a secret.
@@ -162,9 +178,17 @@ fn judge(rule: &Rule, value: &Value) -> Result<Value, Wrong> {
             if (*low..=*high).contains(&n) { Ok(Value::Float(n)) } else { Err(Wrong::Value("out_of_range")) }
         }
         (Rule::Choice(words), Value::String(text)) => within(words.contains(text), "not_a_choice"),
+        (Rule::Companies, Value::String(text)) => within(text == "all", "malformed"),
+        (Rule::Companies, Value::Array(ids)) => within(are_companies(ids), "malformed"),
         (Rule::Text(kind), Value::String(text)) => within(fits(*kind, text), "malformed"),
         _ => Err(Wrong::Type),
     }
+}
+
+/// Whether all are ids of companies, and not too many.
+fn are_companies(ids: &[Value]) -> bool {
+    let good = |id: &str| !id.is_empty() && id.len() <= ID_BYTES_MAX && !id.chars().any(char::is_control);
+    ids.len() <= COMPANIES_MAX && ids.iter().all(|id| id.as_str().is_some_and(good))
 }
 
 fn fits(kind: Kind, text: &str) -> bool {
@@ -254,7 +278,7 @@ fn plain(value: &DeValue<'_>) -> Result<Value, String> {
         DeValue::Float(n) => n.as_str().parse().map(Value::Float).map_err(|_| "a number beyond 64 bits".to_owned()),
         DeValue::Boolean(flag) => Ok(Value::Boolean(*flag)),
         DeValue::Datetime(_) => Err("a date".to_owned()),
-        DeValue::Array(_) => Err("a list".to_owned()),
+        DeValue::Array(all) => all.iter().map(|one| plain(one.get_ref())).collect::<Result<_, _>>().map(Value::Array),
         DeValue::Table(_) => Err("a section".to_owned()),
     }
 }
@@ -278,19 +302,31 @@ fn is_section(key: &str) -> bool {
 
 /// The option or section that was probably meant.
 fn suggestion(key: &str) -> Option<String> {
+    // Of a user's section only its own options are meant.
+    if let Some((user, name)) = key.strip_prefix("users.").and_then(|rest| rest.split_once('.')) {
+        let of_users = schema::entries().filter(|entry| entry.key.starts_with(schema::USER));
+        let names: Vec<&str> = of_users.map(|entry| entry.name.as_str()).collect();
+        return nearest(name, names).map(|known| format!("users.{user}.{known}"));
+    }
     // The right name in the wrong section, if only one section has it.
     let name = key.rsplit('.').next().unwrap_or(key);
     let mut elsewhere = schema::entries().filter(|entry| entry.name == name);
     if let (Some(entry), None) = (elsewhere.next(), elsewhere.next()) {
         return Some(entry.key.clone());
     }
-    let options = schema::entries().map(|entry| entry.key.clone());
-    let known = options.chain(schema::sections().iter().map(|section| section.name.clone()));
+    let options = schema::entries().map(|entry| entry.key.as_str());
+    nearest(key, options.chain(schema::sections().iter().map(|section| section.name.as_str())))
+}
+
+/// The one that is most like this one, if one is alike.
+fn nearest<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let key = key.to_lowercase();
+    let known = known.into_iter();
     known
-        .map(|known| (strsim::normalized_damerau_levenshtein(&key.to_lowercase(), &known), known))
+        .map(|known| (strsim::normalized_damerau_levenshtein(&key, known), known))
         .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known)
+        .map(|(_, known)| known.to_owned())
 }
 
 #[cfg(test)]

@@ -2,23 +2,26 @@
 //!
 //! Invariant: secrets are `***`, and what came from the environment is shown as it stands in the file, never filled in.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use toml::Value;
 
-use super::check::Set;
+use super::check::Checked;
 use super::problem::Place;
 use super::schema;
 
 /// Every option with its value; each that is not at its default says who set it.
 #[must_use]
-pub fn render(values: &BTreeMap<String, Set>) -> String {
+pub fn render(checked: &Checked) -> String {
     let mut out = String::new();
-    for section in schema::sections() {
-        let _ = writeln!(out, "{}[{}]", if out.is_empty() { "" } else { "\n" }, section.name);
+    let sections = schema::sections().iter().flat_map(|section| match section.name.as_str() {
+        schema::USER => checked.users.keys().map(|name| (section, format!("users.{name}"))).collect(),
+        name => vec![(section, name.to_owned())],
+    });
+    for (section, name) in sections {
+        let _ = writeln!(out, "{}[{name}]", if out.is_empty() { "" } else { "\n" });
         for entry in &section.entries {
-            let set = values.get(&entry.key);
+            let set = checked.values.get(&format!("{name}.{}", entry.name));
             let value = set.map_or(&entry.default, |set| &set.value);
             let template = set.and_then(|set| set.template.as_deref());
             let shown = match (value, template) {

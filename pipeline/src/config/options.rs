@@ -2,11 +2,14 @@
 //!
 //! Invariant: no field has a default here. A field that `default.toml` lacks, or an option that no field takes, fails a test.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use operators::connection;
 use operators::record::Stream;
 use serde::Deserialize;
+
+pub use super::users::{Companies, User};
 
 /// All of them.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,6 +54,8 @@ pub struct Config {
     pub sql: Sql,
     /// Reading live views.
     pub reads: Reads,
+    /// Who reads, by name.
+    pub users: BTreeMap<String, User>,
     /// Current state in Redis.
     pub redis: Redis,
     /// History in ClickHouse.
@@ -418,7 +423,7 @@ mod tests {
 
     #[test]
     fn every_default_is_taken_and_nothing_else_is_asked_for() {
-        let all = schema::defaults();
+        let all = schema::with_a_user();
         Config::deserialize(all.clone()).expect("the embedded defaults are a whole configuration");
         for entry in schema::entries() {
             let mut without = all.clone();

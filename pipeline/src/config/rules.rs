@@ -75,7 +75,7 @@ pub const RULES: &[Together] = &[
         name: "reads_reachable",
         keys: &["reads.postgres_listen", "reads.password"],
         broken: reads_reachable,
-        help: "listen on 127.0.0.1, or set reads.password = \"${NAME}\"; what is read goes over the network as it is",
+        help: "listen on 127.0.0.1, or configure users in sections [users.NAME]; what is read goes over the network as it is",
     },
     Together {
         name: "body_above_held",
@@ -155,7 +155,7 @@ fn edge_reachable(c: &Config) -> Option<String> {
     let addr: SocketAddr = c.edge.listen.parse().ok()?;
     (!addr.ip().is_loopback() && !c.edge.options.allow_remote).then(|| {
         format!(
-            "edge.listen = {addr} is reached by other machines, and there are no rights yet: all would see all vehicles"
+            "edge.listen = {addr} is reached by other machines, and the map has no rights yet: all would see all vehicles"
         )
     })
 }
@@ -163,7 +163,8 @@ fn edge_reachable(c: &Config) -> Option<String> {
 fn reads_reachable(c: &Config) -> Option<String> {
     // What is no address is told as such.
     let addr: SocketAddr = c.reads.postgres_listen.parse().ok()?;
-    let refused = queries::reads::wire::may_listen(addr, &c.reads.wire.password).err()?;
+    let asked = !c.users.is_empty() || !c.reads.wire.password.is_empty();
+    let refused = queries::reads::wire::may_listen(addr, asked).err()?;
     Some(format!("reads.postgres_listen = {}", refused.message))
 }
 

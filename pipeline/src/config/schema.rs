@@ -3,6 +3,7 @@
 //! Invariant: an option's type, default, meaning and limits stand in one place, so the check, the reference page and the
 //! effective configuration cannot tell different stories. A number always has limits.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
@@ -10,6 +11,9 @@ use toml::Value;
 
 /// The embedded defaults, as text.
 pub const DEFAULTS: &str = include_str!("../default.toml");
+
+/// The section of each user.
+pub const USER: &str = "users.NAME";
 
 /// What values an option takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +28,8 @@ pub enum Rule {
     Choice(Vec<String>),
     /// A text of this kind.
     Text(Kind),
+    /// A list of companies, or the word for all.
+    Companies,
 }
 
 /// What a text has to look like.
@@ -91,6 +97,7 @@ impl Rule {
                 "secret" => Kind::Secret,
                 _ => return None,
             })),
+            Value::Array(_) => (words == "companies").then_some(Rule::Companies),
             _ => None,
         }
     }
@@ -100,6 +107,7 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Rule::Flag => f.write_str("true or false"),
+            Rule::Companies => f.write_str("a list of ids like [\"c1\", \"c2\"], or \"all\""),
             Rule::Whole(low, high) => write!(f, "a whole number from {low} to {high}"),
             Rule::Real(low, high) => write!(f, "a number from {low} to {high}"),
             Rule::Choice(words) => {
@@ -192,15 +200,32 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
     sections().iter().flat_map(|section| &section.entries)
 }
 
-/// The option of this key.
+/// The option of this key; of a user, that of the section for all of them under the user's own name.
 #[must_use]
-pub fn entry(key: &str) -> Option<&'static Entry> {
-    entries().find(|entry| entry.key == key)
+pub fn entry(key: &str) -> Option<Cow<'static, Entry>> {
+    let of_user = key.strip_prefix("users.").and_then(|rest| rest.split_once('.'));
+    let Some((_, option)) = of_user else { return entries().find(|entry| entry.key == key).map(Cow::Borrowed) };
+    let all = entries().find(|entry| entry.key.strip_prefix(USER).is_some_and(|name| name[1..] == *option))?;
+    Some(Cow::Owned(Entry { key: key.to_owned(), ..all.clone() }))
 }
 
-/// The defaults as a table.
+/// The defaults as a table: nobody is a user.
 #[must_use]
 pub fn defaults() -> toml::Table {
+    let mut all = with_a_user();
+    all.insert("users".to_owned(), Value::Table(toml::Table::new()));
+    all
+}
+
+/// The defaults of a user.
+#[must_use]
+pub fn user() -> toml::Table {
+    with_a_user()["users"]["NAME"].as_table().cloned().expect("a section")
+}
+
+/// The defaults with a user called NAME, as the file has them.
+#[must_use]
+pub fn with_a_user() -> toml::Table {
     DEFAULTS.parse().expect("a unit test reads the embedded defaults")
 }
 
@@ -246,7 +271,7 @@ mod tests {
     #[test]
     fn the_embedded_defaults_are_complete() {
         let sections = read(DEFAULTS).expect("readable");
-        let table = defaults();
+        let table = with_a_user();
         let mut count = 0;
         for entry in sections.iter().flat_map(|section| &section.entries) {
             let at = entry.key.split('.').try_fold(&Value::Table(table.clone()), |at, part| at.get(part)).cloned();

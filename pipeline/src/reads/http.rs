@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use operators::error::{Refusal, excerpt};
+use queries::readers::{DENIED, Reader};
 use queries::reads::{Name, PUBLIC, Relation, SYSTEM};
 use queries::{Answer, Reads};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ use warp::filters::BoxedFilter;
 use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::http::{Response as HttpResponse, StatusCode};
 use warp::reply::Response;
+
+use super::login::{self, Gate};
 
 /// Rows of an answer unless `limit` says otherwise.
 const LIMIT: usize = 1_000;
@@ -37,25 +40,30 @@ struct Rows<'a> {
     rows: Box<RawValue>,
 }
 
-/// All routes.
-pub fn routes(reads: Arc<Reads>) -> BoxedFilter<(Response,)> {
+/// All routes, for whom the gate lets in.
+pub fn routes(reads: Arc<Reads>, gate: &Gate) -> BoxedFilter<(Response,)> {
     let path = warp::path("v1").and(warp::path("views"));
     let asked = path
         .and(warp::path::tail())
         .and(warp::query::<Query>().or(warp::any().map(|| Query { limit: None })).unify())
         .and(warp::method())
-        .then(move |tail: warp::path::Tail, query: Query, method: warp::http::Method| {
-            let reads = reads.clone();
-            async move {
-                let path = format!("/v1/views/{}", tail.as_str());
-                let answered = if method == "GET" || method == "HEAD" {
-                    answer(&reads, tail.as_str(), &query).await
-                } else {
-                    Err(Refusal::new("method_not_allowed", "this path is only for GET"))
-                };
-                answered.unwrap_or_else(|why| failed(&path, &why))
-            }
-        });
+        .and(gate.reader())
+        .then(
+            move |tail: warp::path::Tail, query: Query, method: warp::http::Method, reader: Result<Reader, Refusal>| {
+                let reads = reads.clone();
+                async move {
+                    let path = format!("/v1/views/{}", tail.as_str());
+                    let answered = match reader {
+                        Ok(reader) if method == "GET" || method == "HEAD" => {
+                            answer(&reads.seen_by(&reader), tail.as_str(), &query).await
+                        }
+                        Ok(_) => Err(Refusal::new("method_not_allowed", "this path is only for GET")),
+                        Err(why) => Err(why),
+                    };
+                    answered.unwrap_or_else(|why| failed(&path, &why))
+                }
+            },
+        );
     asked.boxed()
 }
 
@@ -164,6 +172,8 @@ fn status(code: &str) -> StatusCode {
     match code {
         "sql_unknown_table" | "row_unknown" => StatusCode::NOT_FOUND,
         "sql_stream_suspended" => StatusCode::CONFLICT,
+        login::UNKNOWN => StatusCode::UNAUTHORIZED,
+        DENIED => StatusCode::FORBIDDEN,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "key_invalid" | "key_unknown" | "limit_invalid" | "request_invalid" => StatusCode::BAD_REQUEST,
         "sql_time_limit" | "sql_resource_exceeded" => StatusCode::SERVICE_UNAVAILABLE,
@@ -187,6 +197,7 @@ fn failed(path: &str, why: &Refusal) -> Response {
         body["hint"] = json!(hint);
     }
     let mut response = response(status, &body);
+    login::challenge(why.code, &mut response);
     match status {
         StatusCode::METHOD_NOT_ALLOWED => {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -110,6 +110,11 @@ pub const ERRORS: &[ErrorCode] = &[
     error("not_found", Met::Http, "Nothing is at this path."),
     error("method_not_allowed", Met::Http, "The path does not take this method; `Allow` says which it takes."),
     error("request_invalid", Met::Http, "The request cannot be understood."),
+    error(
+        "not_authenticated",
+        Met::Http,
+        "There are users, and the request does not say which, or not with the right password: send `Authorization: Basic`.",
+    ),
     error("internal_error", Met::Http, "A fault of ours; the server's log has it under the same id."),
     error("host_not_allowed", Met::Edge, "The Host header names another host: the edge is not meant to be reached so."),
     error("origin_not_allowed", Met::Edge, "A page of another origin: add it to `edge.origins`."),
@@ -141,6 +146,11 @@ pub const ERRORS: &[ErrorCode] = &[
     error("key_invalid", Met::Sql, "A key with too few or too many values, or with one that its column cannot have."),
     error("key_unknown", Met::Sql, "The view has no key: its rows cannot be asked for one by one."),
     error("limit_invalid", Met::Sql, "`limit` is not a whole number within the limits."),
+    error(
+        "access_denied",
+        Met::Sql,
+        "The user may not read that, or not change streams. Of what a user may not read it is the same whether it is there or not.",
+    ),
     error("row_unknown", Met::Sql, "The view has no row with this key."),
     error("sql_failed", Met::Sql, "An expression failed while it was computed: a division by zero, an overflow."),
     error(
@@ -267,10 +277,24 @@ pub const ERRORS: &[ErrorCode] = &[
         Met::Configuration,
         "`edge.listen` is not this machine alone, and `edge.allow_remote` is false.",
     ),
+    error("user_without_password", Met::Configuration, "A user has no password, or an empty one."),
+    error("user_without_companies", Met::Configuration, "A user says neither whose rows are seen nor that all are."),
+    error(
+        "user_changes_unseen",
+        Met::Configuration,
+        "A user may change streams and sees the rows of some companies: a stream shows its declarer those of all.",
+    ),
+    error("user_misnamed", Met::Configuration, "The name of a section of users is none that a user can have."),
+    error("users_too_many", Met::Configuration, "More users than there can be."),
+    error(
+        "password_and_users",
+        Met::Configuration,
+        "`reads.password` lets everybody see everything, and users would be asked for their own.",
+    ),
     error(
         "reads_reachable",
         Met::Configuration,
-        "`reads.postgres_listen` is not this machine alone, and `reads.password` is empty.",
+        "`reads.postgres_listen` is not this machine alone, and there are neither users nor `reads.password`.",
     ),
     error(
         "reads_unusable",

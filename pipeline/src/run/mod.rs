@@ -50,7 +50,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
         streams.engine().set_past(Arc::new(inputs.replay(&config)));
         let reads = streams.serve(&config)?;
         tell::tell(&streams.engine(), &figures);
-        extra = extra.or(streams.routes(&config)).unify().or(reads.routes()).unify().boxed();
+        extra = extra.or(streams.routes(&config, reads.gate())).unify().or(reads.routes()).unify().boxed();
         readers = Some(reads);
     }
     let addr: SocketAddr =

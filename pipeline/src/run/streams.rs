@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use queries::catalog::{Catalog, files};
 use queries::live::{Engine, Options, Suspended};
+use queries::readers::Users;
 use tracing::{error, info, warn};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use crate::config::{self, Config};
+use crate::reads::login::Gate;
 use crate::reads::{self, Serving};
 use crate::streams;
 use crate::view_sinks::ViewSinks;
@@ -58,24 +60,26 @@ impl Streams {
         self.engine.clone()
     }
 
-    /// The routes. Nobody's rights are checked yet, so a process that others can reach only lists.
-    pub fn routes(&self, config: &Config) -> BoxedFilter<(Response,)> {
+    /// The routes. Where nobody is asked who they are, a process that others can reach only lists.
+    pub fn routes(&self, config: &Config, gate: &Gate) -> BoxedFilter<(Response,)> {
         let near = config.edge.listen.parse::<std::net::SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback());
-        let all = streams::routes(self.engine.clone(), self.sinks.clone());
-        if near { all } else { warp::get().and(all).boxed() }
+        let all = streams::routes(self.engine.clone(), self.sinks.clone(), gate);
+        if near || !gate.is_open() { all } else { warp::get().and(all).boxed() }
     }
 
-    /// Serves readers. A port that somebody else has costs the Postgres clients, not the process.
+    /// Serves readers, who are these users if there are any. A port that somebody else has costs the Postgres clients, not the process.
     ///
     /// # Errors
     /// Threads cannot be started.
     pub fn serve(&self, config: &Config) -> Result<Serving, String> {
         let options = &config.reads;
         let history = config.parquet.enabled.then(|| config.run.data.join("history"));
-        reads::serve(self.engine(), history.clone(), options).or_else(|why| {
+        let users = Arc::new(config::users(&config.users));
+        tell(&users);
+        reads::serve(self.engine(), history.clone(), options, users.clone()).or_else(|why| {
             error!(%why, "Postgres clients are not served");
             let without = config::Reads { postgres_listen: String::new(), ..options.clone() };
-            reads::serve(self.engine(), history, &without).map_err(|why| why.to_string())
+            reads::serve(self.engine(), history, &without, users).map_err(|why| why.to_string())
         })
     }
 
@@ -101,6 +105,17 @@ impl Streams {
         let _ = self.keeping.join();
         left
     }
+}
+
+/// Says who can read what, and what nobody is asked for.
+fn tell(users: &Users) {
+    let (all, restricted) = users.count();
+    if all == 0 {
+        info!("there are no users: whoever reaches the Postgres wire and /v1 reads everything");
+        return;
+    }
+    info!(users = all, restricted, "the Postgres wire, /v1/views and /v1/streams are for users");
+    warn!("nobody is asked who they are at the map and /realtime (all vehicles), /metrics and the ingestion gate");
 }
 
 /// Declares every file of a directory.

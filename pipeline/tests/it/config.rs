@@ -305,3 +305,79 @@ fn services_that_are_away_or_keep_us_out() {
     assert_eq!(answer.out.lines().filter(|line| line.contains(": auth_failed: ")).count(), 2, "{}", answer.out);
     assert!(!answer.out.contains("opensesame") && !answer.err.contains("opensesame"));
 }
+
+#[test]
+fn users() {
+    let folder = Folder::new();
+    let good = folder.file(
+        "[users.ada]\npassword = \"${ADA}\"\ncompanies = \"all\"\nmay_change = true\n\
+         [users.bob-2]\npassword = \"opensesame\"\ncompanies = [\"c-1\", \"all\"]\n[reads]\npostgres_listen = \"0.0.0.0:5433\"\n",
+    );
+    let shown = haulstream(&["check", "--config", good.to_str().expect("UTF-8")], &[("ADA", "hunter2")]);
+    assert_eq!(
+        (shown.code, shown.err.as_str()),
+        (Some(0), ""),
+        "others than this machine's may come: each has a password"
+    );
+    for part in [
+        "[users.ada]\npassword = \"***\"  # from the file and the environment\ncompanies = \"all\"  # from the file\nmay_change = true",
+        "[users.bob-2]\npassword = \"***\"  # from the file\ncompanies = [\"c-1\", \"all\"]  # from the file\nmay_change = false\n",
+    ] {
+        assert!(shown.out.contains(part), "{part}\nnot in\n{}", shown.out);
+    }
+    assert!(
+        !shown.out.contains("hunter2") && !shown.out.contains("sesame") && !shown.out.contains("NAME"),
+        "{}",
+        shown.out
+    );
+    let user = |lines: &str| format!("[users.ada]\npassword = \"opensesame\"\ncompanies = [\"c\"]\n{lines}");
+    for (content, parts) in [
+        (
+            user("pasword = \"opensesame2\"\n"),
+            ["unknown key users.ada.pasword; did you mean users.ada.password", "f.toml:4:1"],
+        ),
+        (user("[users.ada]\npassword = \"opensesame\"\n"), ["not TOML: duplicate key", "f.toml:4:"]),
+        (user("[users.eve]\ncompanies = \"all\"\n"), ["error[user_without_password]: the user eve", "f.toml:4:"]),
+        (user("[users.eve]\n"), ["error[user_without_companies]: the user eve", "error[user_without_password]"]),
+        (user("may_change = true\n"), ["error[user_changes_unseen]: the user ada", "f.toml:4:14"]),
+        (user("may_change = \"yes\"\n"), ["users.ada.may_change: expected true or false, got a text", "f.toml:4:14"]),
+        (
+            user("[users.\"e v\"]\npassword = \"x\"\ncompanies = \"all\"\n"),
+            ["error[user_misnamed]: a user cannot be called e v", "f.toml:4:"],
+        ),
+        (user("[users.\"e.v\"]\npassword = \"opensesame2\"\n"), ["unknown key users.e.v", "f.toml:4:"]),
+        (user("[reads]\npassword = \"opensesame2\"\n"), ["error[password_and_users]", "f.toml:5:12"]),
+        (
+            "[users.ada]\npassword = \"\"\ncompanies = \"all\"\n".to_owned(),
+            ["error[user_without_password]", "f.toml:2:12"],
+        ),
+        (
+            "[users.ada]\npassword = \"opensesame\"\ncompanies = []\n".to_owned(),
+            ["error[user_without_companies]", "f.toml:3:13"],
+        ),
+        (
+            "[users.ada]\npassword = \"opensesame\"\ncompanies = \"some\"\n".to_owned(),
+            ["expected a list of ids like", "f.toml:3:13"],
+        ),
+        (
+            "[users.ada]\npassword = \"opensesame\"\ncompanies = [1, \"c\"]\n".to_owned(),
+            ["expected a list of ids like", "f.toml:3:13"],
+        ),
+        (
+            "[users.ada]\npassword = \"opensesame\"\ncompanies = [\"\"]\n".to_owned(),
+            ["expected a list of ids like", "f.toml:3:13"],
+        ),
+        (
+            "[users.ada]\npassword = [\"opensesame\"]\ncompanies = \"all\"\n".to_owned(),
+            ["expected a secret", "f.toml:2:12"],
+        ),
+        ("[users]\nada = \"opensesame\"\n".to_owned(), ["users.ada: expected a section", "f.toml:2:1"]),
+        (
+            "[users.ada]\npassword = \"${NOT_SET}\"\ncompanies = \"all\"\n".to_owned(),
+            ["NOT_SET is not set", "f.toml:2:12"],
+        ),
+    ] {
+        let told = refused(&content, &parts);
+        assert!(!told.contains("sesame"), "{content}\n{told}");
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every test passes alone, with all others beside it and in any order.
 
+mod access;
 mod backfill;
 mod bad_records;
 mod budgets;

@@ -1,6 +1,6 @@
 //! Live tables as those read them who use them: with the real `psql`, with other clients' bytes, and over HTTP.
 
-mod garbage;
+pub mod garbage;
 mod relations;
 
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ fn options(over: &str) -> config::Reads {
 
 fn served(over: &str) -> (Arc<Fleet>, Serving, SocketAddr) {
     let fleet = Arc::new(Fleet::new(20));
-    let serving = serve(fleet.clone(), None, &options(over)).expect("served");
+    let serving = serve(fleet.clone(), None, &options(over), Arc::default()).expect("served");
     let addr = serving.postgres().expect("an address");
     (fleet, serving, addr)
 }
@@ -239,10 +239,11 @@ fn a_password_is_asked_for() {
     let wrong = psql(addr, Some("guess"), &["-c", "SELECT 1"]);
     assert!(!wrong.good && wrong.err.contains("authentication failed"), "{wrong:?}");
     assert!(!psql(addr, None, &["-c", "SELECT 1"]).good);
-    let open =
-        serve(Arc::new(Fleet::new(1)), None, &options("postgres_listen = \"0.0.0.0:0\"")).expect_err("open to all");
+    let open = serve(Arc::new(Fleet::new(1)), None, &options("postgres_listen = \"0.0.0.0:0\""), Arc::default())
+        .expect_err("open to all");
     assert_eq!(open.code, "reads_reachable", "{open}");
-    let none = serve(Arc::new(Fleet::new(1)), None, &options("postgres_listen = \"\"")).expect("nothing is asked for");
+    let none = serve(Arc::new(Fleet::new(1)), None, &options("postgres_listen = \"\""), Arc::default())
+        .expect("nothing is asked for");
     assert_eq!(none.postgres(), None);
 }
 

@@ -20,20 +20,38 @@ pub struct Core {
     pub kind: Kind,
     /// Columns that tell its rows apart.
     pub key: &'static [&'static str],
+    /// The column that says whose a row is; none where a row is nobody's, or of several.
+    pub access: Option<&'static str>,
     /// Its columns in the dataflow.
     pub columns: fn() -> SchemaRef,
 }
 
 /// All of them.
 pub const CORE: [Core; 7] = [
-    Core { name: "telemetry", kind: Kind::Events, key: &[], columns: telemetry::owned_schema },
-    Core { name: "telemetry_enriched", kind: Kind::Events, key: &[], columns: output::enriched },
-    Core { name: "vehicle_events", kind: Kind::Events, key: &[], columns: output::vehicle_events },
-    Core { name: "vehicles", kind: Kind::Table, key: &["vehicle_id"], columns: || registry::schema(Stream::Vehicle) },
-    Core { name: "drivers", kind: Kind::Table, key: &["driver_id"], columns: || registry::schema(Stream::Driver) },
-    Core { name: "companies", kind: Kind::Table, key: &["company_id"], columns: || registry::schema(Stream::Company) },
-    Core { name: "tariffs", kind: Kind::Table, key: &["tariff_id"], columns: || registry::schema(Stream::Tariff) },
+    events("telemetry", None, telemetry::owned_schema),
+    events("telemetry_enriched", COMPANY, output::enriched),
+    events("vehicle_events", COMPANY, output::vehicle_events),
+    table("vehicles", &["vehicle_id"], COMPANY, || registry::schema(Stream::Vehicle)),
+    table("drivers", &["driver_id"], COMPANY, || registry::schema(Stream::Driver)),
+    table("companies", &["company_id"], COMPANY, || registry::schema(Stream::Company)),
+    table("tariffs", &["tariff_id"], None, || registry::schema(Stream::Tariff)),
 ];
+
+/// The column of most that says whose a row is.
+const COMPANY: Option<&str> = Some("company_id");
+
+const fn events(name: &'static str, access: Option<&'static str>, columns: fn() -> SchemaRef) -> Core {
+    Core { name, kind: Kind::Events, key: &[], access, columns }
+}
+
+const fn table(
+    name: &'static str,
+    key: &'static [&'static str],
+    access: Option<&'static str>,
+    columns: fn() -> SchemaRef,
+) -> Core {
+    Core { name, kind: Kind::Table, key, access, columns }
+}
 
 /// Name of the column with the tick.
 pub const ARRIVED: &str = "arrived_at";
@@ -83,6 +101,7 @@ pub fn core() -> Vec<Relation> {
         schema: core.seen().0,
         kind: core.kind,
         key: core.key.iter().map(|name| (*name).to_owned()).collect(),
+        access: core.access.map(str::to_owned),
     };
     CORE.iter().map(relation).collect()
 }

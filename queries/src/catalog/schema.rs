@@ -1,5 +1,5 @@
 //! One file, one source or table: `CREATE SOURCE|TABLE name (column TYPE [NOT NULL], …) FROM KAFKA|LOG 'topic' FORMAT JSON
-//! KEY (column, …) [EVENT TIME column]`.
+//! KEY (column, …) [EVENT TIME column] [ACCESS column]`.
 //!
 //! Invariant: nothing else is understood, so a file names a topic and its columns, and can read, create or change nothing.
 
@@ -28,7 +28,8 @@ const TOPIC_CHARS_MAX: usize = 200;
 /// Digits of a decimal number.
 const DIGITS_MAX: u64 = 38;
 
-const HINT: &str = "CREATE SOURCE name (column TYPE [NOT NULL], …) FROM KAFKA|LOG 'topic' FORMAT JSON KEY (column) [EVENT TIME column]";
+const HINT: &str = "CREATE SOURCE name (column TYPE [NOT NULL], …) FROM KAFKA|LOG 'topic' FORMAT JSON KEY (column) [EVENT TIME column] \
+                    [ACCESS column]";
 
 /// Whether the text begins as a source or a table over a topic does, whatever becomes of the rest.
 #[must_use]
@@ -61,6 +62,7 @@ pub(super) fn parse(sql: &str) -> Result<(Declared, String), Refusal> {
     text.expect(&["key"])?;
     let key = key(&mut text, &columns)?;
     let time = time(&mut text, table, &columns)?;
+    let access = access(&mut text, &columns)?;
     text.end()?;
     let time = time.map(|place| columns[place].name.clone());
     // Rows begin with their key.
@@ -74,7 +76,7 @@ pub(super) fn parse(sql: &str) -> Result<(Declared, String), Refusal> {
     first.sort_by_key(|(at, _)| *at);
     let columns: Vec<Column> = first.into_iter().map(|(_, column)| column).chain(rest).collect();
     let time = time.and_then(|name| columns.iter().position(|column| column.name == name));
-    let declared = Declared { name, topic, log, table, columns, keys: key.len(), time, text: sql.to_owned() };
+    let declared = Declared { name, topic, log, table, columns, keys: key.len(), time, access, text: sql.to_owned() };
     Ok((declared, topic_at))
 }
 
@@ -226,6 +228,19 @@ fn time(text: &mut Text<'_>, table: bool, columns: &[Column]) -> Result<Option<u
     Ok(Some(place))
 }
 
+/// Name of the column that says whose a row is.
+fn access(text: &mut Text<'_>, columns: &[Column]) -> Result<Option<String>, Refusal> {
+    if !text.optional("access") {
+        return Ok(None);
+    }
+    let name = text.name("the column that says whose a row is")?;
+    let place = place(&name, columns)?;
+    if columns[place].kind != Type::Text {
+        return Err(Refusal::new("sql_option_invalid", format!("{} is no TEXT", name.text)).at(name.at));
+    }
+    Ok(Some(name.text))
+}
+
 fn place(name: &Name, columns: &[Column]) -> Result<usize, Refusal> {
     columns.iter().position(|column| column.name == name.text).ok_or_else(|| {
         let known: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -299,7 +314,7 @@ impl Catalog {
         let (schema, _) = super::seen(declared);
         let kind = if declared.table { Kind::Table } else { Kind::Events };
         let key = declared.key().iter().map(|column| column.name.clone()).collect();
-        let relation = Relation { name: declared.name.clone(), schema, kind, key };
+        let relation = Relation { name: declared.name.clone(), schema, kind, key, access: declared.access.clone() };
         self.relations.insert(declared.name.clone(), relation);
         self.declared.insert(declared.name.clone(), declared);
     }

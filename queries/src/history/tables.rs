@@ -18,8 +18,9 @@ use operators::batch::INTERNAL;
 use operators::error::{self, Refusal};
 use operators::record::output;
 
-use super::files;
+use super::{files, own};
 use crate::question::refuse;
+use crate::readers::Companies;
 
 /// A table of the history.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,8 @@ pub struct Table {
     /// What it holds.
     pub meaning: &'static str,
     schema: fn() -> SchemaRef,
+    /// The column that says whose a row is.
+    pub access: Option<&'static str>,
     /// Makes of the rows as they were written the rows that stand; `FILES` is the table of the former.
     view: Option<&'static str>,
 }
@@ -43,6 +46,7 @@ pub const TABLES: [Table; 4] = [
         meaning: "each accepted message with the vehicle, driver and company of that moment; ts and __tick are \
                   milliseconds since 1970",
         schema: output::enriched,
+        access: Some("company_id"),
         view: None,
     },
     Table {
@@ -50,6 +54,7 @@ pub const TABLES: [Table; 4] = [
         stream: "vehicle_events",
         meaning: "what happened to a device: device.offline, device.online",
         schema: output::vehicle_events,
+        access: Some("company_id"),
         view: None,
     },
     Table {
@@ -57,6 +62,7 @@ pub const TABLES: [Table; 4] = [
         stream: "rejected",
         meaning: "records that were refused, with the reason, as they came",
         schema: error::rejected_schema,
+        access: None,
         view: None,
     },
     Table {
@@ -64,6 +70,7 @@ pub const TABLES: [Table; 4] = [
         stream: "company_minute",
         meaning: "messages, average and top speed per company and minute of device time",
         schema: output::company_minute,
+        access: Some("company_id"),
         // Each row was written as often as late data changed it; the newest stands.
         view: Some(
             "SELECT company_id, window_start, fixes, average_speed_kmh, top_speed_kmh FROM ( \
@@ -123,26 +130,28 @@ pub fn names() -> Vec<String> {
 /// Makes all tables known to the session.
 pub async fn register(context: &SessionContext, directory: &Path) -> Result<(), Refusal> {
     let all: Vec<(Table, TableReference)> = TABLES.iter().map(|table| (*table, table.name.into())).collect();
-    register_as(context, directory, &all).await
+    register_as(context, directory, &all, &Companies::All).await
 }
 
-/// Makes these tables known to the session by these names.
+/// Makes these tables known to the session by these names, with the rows of these companies.
 pub async fn register_as(
     context: &SessionContext,
     directory: &Path,
     wanted: &[(Table, TableReference)],
+    companies: &Companies,
 ) -> Result<(), Refusal> {
     let directories: Vec<PathBuf> = wanted.iter().map(|(table, _)| directory.join(table.stream)).collect();
     // Reads from the disk, which must not hold up a thread of the runtime.
     let look = move || directories.iter().map(|directory| files::current(directory)).collect::<Result<Vec<_>, _>>();
     let found = tokio::task::spawn_blocking(look).await.map_err(|e| refuse::unreadable(&e.to_string()))??;
-    make_known(context, wanted, &found).await.map_err(|e| refuse::refusal(&e, &names()))
+    make_known(context, wanted, &found, companies).await.map_err(|e| refuse::refusal(&e, &names()))
 }
 
 async fn make_known(
     context: &SessionContext,
     wanted: &[(Table, TableReference)],
     found: &[Vec<PathBuf>],
+    companies: &Companies,
 ) -> Result<(), DataFusionError> {
     for ((table, name), paths) in wanted.iter().zip(found) {
         let files = provider(paths, &(table.schema)())?;
@@ -156,6 +165,7 @@ async fn make_known(
                 view
             }
         };
+        let whole = own::rows(whole, table.access, companies)?;
         context.deregister_table(name.clone())?;
         context.register_table(name.clone(), whole)?;
     }

@@ -22,6 +22,7 @@ use super::keep::{Change, Content, Held, Keeper};
 use super::send::{Sent, Ways};
 use crate::catalog::{Catalog, File, Problem, View};
 use crate::plan::{Kind, Node};
+use crate::readers::{self, Reader, Sieve};
 use crate::reads::SystemTable;
 use crate::render::{Size, Usage};
 
@@ -59,6 +60,8 @@ pub struct Status {
     pub kind: &'static str,
     /// Columns that tell its rows apart.
     pub key: Vec<String>,
+    /// The column that says whose a row is; without one, readers of some companies do not see it.
+    pub access: Option<String>,
     /// What it reads.
     pub reads: Vec<String>,
     /// How much of it is built, in hundredths, while it is.
@@ -257,6 +260,7 @@ impl Engine {
             operators: operators.into_iter().map(keeps).collect(),
             kind: if view.relation.kind == Kind::Events { "events" } else { "table" },
             key: view.relation.key.clone(),
+            access: view.relation.access.clone(),
             reads: view.node.reads().into_iter().map(str::to_owned).collect(),
             rows,
             bytes,
@@ -265,7 +269,7 @@ impl Engine {
             as_of: self.keeper.as_of(),
             shares: running.map_or(0, |running| running.shares.len()),
             sinks: self.sent(&view.relation.name),
-            notes: notes(view),
+            notes: Vec::new(),
             sql: view.declaration.text.clone(),
         }
     }
@@ -279,13 +283,18 @@ impl Engine {
     /// The content of streams and tables by name, all as of one tick; none for what is not kept.
     #[must_use]
     pub fn content(&self, names: &[&str]) -> Vec<Option<Content>> {
-        let ports: Vec<String> = {
+        self.content_and_access(names).into_iter().map(|(content, _)| content).collect()
+    }
+
+    /// The same, each with the column that says whose its rows are, as the version declares it that they are of.
+    pub(super) fn content_and_access(&self, names: &[&str]) -> Vec<(Option<Content>, Option<String>)> {
+        let (ports, access): (Vec<String>, Vec<Option<String>>) = {
             let state = self.state();
-            let port =
-                |name: &&str| state.running.get(*name).map_or((*name).to_owned(), |running| running.port.clone());
-            names.iter().map(port).collect()
+            let port = |name: &str| state.running.get(name).map_or(name.to_owned(), |running| running.port.clone());
+            names.iter().map(|name| (port(name), state.catalog.access(name))).unzip()
         };
-        self.keeper.content(&ports.iter().map(String::as_str).collect::<Vec<_>>())
+        let contents = self.keeper.content(&ports.iter().map(String::as_str).collect::<Vec<_>>());
+        contents.into_iter().zip(access).collect()
     }
 
     /// The rows of a stream that have no result, with the operator and the reason.
@@ -295,24 +304,35 @@ impl Engine {
         self.keeper.content(&[&port]).pop().flatten()
     }
 
-    /// The content of a stream, and its changes from there on as they happen.
+    /// The content of a stream, and its changes from there on as they happen, as far as a reader sees them.
     ///
     /// # Errors
-    /// There is no such stream, or it is only a name for its plan.
-    pub fn watch(&self, name: &str) -> Result<(Content, broadcast::Receiver<Arc<Change>>), Refusal> {
+    /// There is no such stream, it is only a name for its plan, or the reader sees none of it.
+    pub fn watch(&self, name: &str, reader: &Reader) -> Result<Watched, Refusal> {
         let state = self.state();
         let held = state.running.get(name).map(|running| &running.rows).or_else(|| self.bases.get(name));
-        held.and_then(|held| self.keeper.watch(&held.port)).ok_or_else(|| state.catalog.unknown(name))
+        let found = held.and_then(|held| self.keeper.watch(&held.port));
+        if reader.is_restricted() {
+            // The same whether there is such a stream or not.
+            let (content, changes) = found.ok_or_else(|| readers::denied(name))?;
+            let sieve = reader.sieve(name, &content.schema, state.catalog.access(name).as_deref())?;
+            return Ok(Watched { content, changes, sieve });
+        }
+        let (content, changes) = found.ok_or_else(|| state.catalog.unknown(name))?;
+        let sieve = reader.sieve(name, &content.schema, None)?;
+        Ok(Watched { content, changes, sieve })
     }
 }
 
-/// What is understood and checked, and does nothing yet.
-fn notes(view: &View) -> Vec<String> {
-    let mut notes = Vec::new();
-    if view.declaration.access.is_some() {
-        notes.push("every reader sees all rows: rights are not checked yet".to_owned());
-    }
-    notes
+/// A stream that is watched.
+#[derive(Debug)]
+pub struct Watched {
+    /// What it holds.
+    pub content: Content,
+    /// Every change after that, of all rows.
+    pub changes: broadcast::Receiver<Arc<Change>>,
+    /// Lets through what the reader sees, of both.
+    pub sieve: Sieve,
 }
 
 /// Streams that read a name, themselves or through others, each after what it reads.

@@ -10,6 +10,7 @@ use operators::error::Refusal;
 use operators::time::Tick;
 
 use super::engine::Engine;
+use super::keep::Content;
 use crate::plan::Kind as Rows;
 use crate::reads::{Kind, Name, PUBLIC, Relation, Relations, SYSTEM, Snapshot};
 use crate::render::Fault;
@@ -23,7 +24,7 @@ fn number(name: &str) -> Field {
 }
 
 fn streams_schema() -> SchemaRef {
-    let texts = ["name", "state", "reason", "kind", "key", "reads", "sql", "sinks"].map(text);
+    let texts = ["name", "state", "reason", "kind", "key", "access", "reads", "sql", "sinks"].map(text);
     let numbers = ["rows", "bytes", "state_rows", "state_bytes", "busy_pct", "changes", "errors", "shares"].map(number);
     let as_of = Field::new("as_of", DataType::Timestamp(TimeUnit::Millisecond, None), true);
     Arc::new(Schema::new(texts.into_iter().chain(numbers).chain([as_of]).collect::<Vec<_>>()))
@@ -44,12 +45,13 @@ impl Engine {
     fn streams(&self, as_of: Tick) -> RecordBatch {
         let all = self.list();
         let sink = |sent: &super::Sent| format!("{}: {}", sent.sink, sent.state);
-        let texts: [Vec<Option<String>>; 8] = [
+        let texts: [Vec<Option<String>>; 9] = [
             all.iter().map(|stream| Some(stream.name.clone())).collect(),
             all.iter().map(|stream| Some(stream.state.to_owned())).collect(),
             all.iter().map(|stream| stream.reason.clone()).collect(),
             all.iter().map(|stream| Some(stream.kind.to_owned())).collect(),
             all.iter().map(|stream| Some(stream.key.join(", "))).collect(),
+            all.iter().map(|stream| stream.access.clone()).collect(),
             all.iter().map(|stream| Some(stream.reads.join(", "))).collect(),
             all.iter().map(|stream| Some(stream.sql.clone())).collect(),
             all.iter().map(|stream| Some(stream.sinks.iter().map(sink).collect::<Vec<_>>().join("; "))).collect(),
@@ -114,6 +116,7 @@ impl Relations for Engine {
             name: Name::new(PUBLIC, &relation.name),
             schema: relation.schema.clone(),
             key: relation.key.clone(),
+            access: relation.access.clone(),
             kind,
         };
         let tables = catalog.relations().filter(|relation| relation.kind == Rows::Table);
@@ -125,6 +128,7 @@ impl Relations for Engine {
             name: Name::new(SYSTEM, name),
             schema,
             key: vec![key.to_owned()],
+            access: None,
             kind: Kind::System,
         };
         let mut all: Vec<Relation> = tables.map(|relation| public(relation, Kind::Table)).collect();
@@ -141,21 +145,24 @@ impl Relations for Engine {
     fn snapshot_all(&self, names: &[Name]) -> Vec<Option<Snapshot>> {
         let public: Vec<&str> =
             names.iter().filter(|name| name.namespace == PUBLIC).map(|name| name.name.as_str()).collect();
-        let contents = self.content(&public);
-        let as_of = contents.iter().flatten().next().map_or_else(|| self.keeper().as_of(), |content| content.as_of);
+        let contents = self.content_and_access(&public);
+        let first = contents.iter().find_map(|(content, _)| content.as_ref());
+        let as_of = first.map_or_else(|| self.keeper().as_of(), |content| content.as_of);
         let mut contents = contents.into_iter();
+        let own = |rows| Some(Snapshot { as_of, access: None, batches: vec![rows] });
         let snapshot = |name: &Name| match (name.namespace.as_str(), name.name.as_str()) {
             (PUBLIC, _) => {
-                let content = contents.next().flatten()?;
-                Some(Snapshot { as_of: content.as_of, batches: content.batches() })
+                let (content, access) = contents.next()?;
+                let content: Content = content?;
+                Some(Snapshot { as_of: content.as_of, access, batches: content.batches() })
             }
-            (SYSTEM, "streams") => Some(Snapshot { as_of, batches: vec![self.streams(as_of)] }),
-            (SYSTEM, "errors") => Some(Snapshot { as_of, batches: vec![self.errors()] }),
-            (SYSTEM, "late_rows") => Some(Snapshot { as_of, batches: vec![self.late_rows()] }),
+            (SYSTEM, "streams") => own(self.streams(as_of)),
+            (SYSTEM, "errors") => own(self.errors()),
+            (SYSTEM, "late_rows") => own(self.late_rows()),
             (SYSTEM, name) => {
                 let all = self.system.read().unwrap_or_else(PoisonError::into_inner);
                 let table = all.iter().find(|table| table.name == name)?;
-                Some(Snapshot { as_of, batches: vec![(table.rows)()] })
+                own((table.rows)())
             }
             _ => None,
         };

@@ -9,6 +9,10 @@ use operators::error::Refusal;
 
 /// Code of [`changed`].
 pub const CHANGED: &str = "history_changed";
+/// Code of [`unknown_table`].
+pub const UNKNOWN_TABLE: &str = "sql_unknown_table";
+/// How its message begins.
+pub const NO_TABLE: &str = "there is no table";
 /// Longest message that is passed on, in characters: a plan in full helps nobody.
 const MESSAGE_CHARS_MAX: usize = 400;
 
@@ -49,8 +53,8 @@ fn is_gone(error: &ParquetError) -> bool {
 /// The refusal of a table that there is not.
 pub fn unknown_table(name: &str, tables: &[String]) -> Refusal {
     let known = if tables.is_empty() { "there is none".to_owned() } else { format!("there are {}", tables.join(", ")) };
-    let message = format!("there is no table {}; {}{known}", shorten(name), meant(name, tables));
-    Refusal::new("sql_unknown_table", shorten(&message))
+    let message = format!("{NO_TABLE} {}; {}{known}", shorten(name), meant(name, tables));
+    Refusal::new(UNKNOWN_TABLE, shorten(&message))
 }
 
 /// Asks whether the most alike of the known names was meant, if one is alike.

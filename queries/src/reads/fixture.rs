@@ -24,7 +24,8 @@ impl Changing {
     /// Makes a relation, without rows.
     pub fn make(&self, name: Name, kind: Kind, key: &[&str], schema: SchemaRef) {
         let key = key.iter().map(|column| (*column).to_owned()).collect();
-        let relation = Relation { name: name.clone(), schema, key, kind };
+        let access = schema.index_of("company_id").ok().map(|_| "company_id".to_owned());
+        let relation = Relation { name: name.clone(), schema, key, access, kind };
         self.0.lock().unwrap().relations.insert(name, (relation, Vec::new()));
     }
 
@@ -51,8 +52,8 @@ impl Relations for Changing {
     fn snapshot_all(&self, names: &[Name]) -> Vec<Option<Snapshot>> {
         let state = self.0.lock().unwrap();
         let of = |name: &Name| {
-            let (_, batches) = state.relations.get(name)?;
-            Some(Snapshot { as_of: state.tick, batches: batches.clone() })
+            let (relation, batches) = state.relations.get(name)?;
+            Some(Snapshot { as_of: state.tick, access: relation.access.clone(), batches: batches.clone() })
         };
         names.iter().map(of).collect()
     }

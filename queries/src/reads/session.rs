@@ -150,7 +150,7 @@ async fn register(
     let old: Vec<_> =
         old.into_iter().filter_map(|(name, found)| Some((with_history::table(&found.name)?, name.clone()))).collect();
     match relations.history().filter(|_| with_rows) {
-        Some(files) => history::register_as(context, files, &old).await?,
+        Some(files) => history::register_as(context, files, &old, relations.companies()).await?,
         None => old.into_iter().try_for_each(|(found, name)| {
             context.deregister_table(name.clone()).map_err(refuse)?;
             context.register_table(name, table(found.shown_schema(), Vec::new())?).map_err(refuse)?;

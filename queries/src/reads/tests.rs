@@ -1,7 +1,7 @@
 //! Questions to relations that change, what must not be asked, and how Postgres' clients ask what there is.
 
-use datafusion::arrow::array::AsArray as _;
-use datafusion::arrow::datatypes::Int64Type;
+use datafusion::arrow::array::{ArrayRef, AsArray as _, StringArray};
+use datafusion::arrow::datatypes::{Field, Int64Type, Schema};
 
 use super::fixture::{Changing, ROOMY, small, speeds, speeds_schema};
 use super::*;
@@ -251,4 +251,97 @@ async fn what_other_clients_ask_is_answered() {
     ] {
         assert_eq!(csv(&reads, sql).await, answer, "{sql}");
     }
+}
+
+fn of(companies: &[&str]) -> Reader {
+    let companies = Companies::only(companies.iter().copied());
+    Reader { name: Some("somebody".to_owned()), companies, may_change: false }
+}
+
+#[tokio::test]
+async fn readers_see_their_companies() {
+    let all = reads(small(), ROOMY);
+    let one = all.seen_by(&of(&["c3"]));
+    assert_eq!(csv(&one, "SELECT DISTINCT company_id FROM speeds").await, "company_id\nc3\n");
+    assert_eq!(csv(&one, "SELECT count(*) AS n, max(hour) AS h FROM public.speeds").await, "n,h\n2,13\n");
+    for sql in [
+        "WITH x AS (SELECT * FROM speeds) SELECT count(*) AS n FROM x",
+        "SELECT count(*) AS n FROM (SELECT company_id FROM speeds UNION SELECT company_id || 'x' FROM speeds) AS x",
+        "SELECT count(*) AS n FROM speeds a WHERE EXISTS (SELECT 1 FROM speeds b WHERE b.company_id = a.company_id)",
+        "SELECT count(*) AS n FROM (SELECT 1 FROM speeds a JOIN speeds b ON a.hour = b.hour OR a.hour < b.hour - 900) AS x",
+        "SELECT (SELECT count(*) FROM speeds) AS n",
+        "SELECT row_number() OVER (ORDER BY hour) AS n FROM speeds ORDER BY n DESC LIMIT 1",
+    ] {
+        assert_eq!(csv(&one, sql).await, "n\n2\n", "{sql}");
+    }
+    assert_eq!(csv(&all.seen_by(&Reader::anybody()), "SELECT count(*) AS n FROM speeds").await, "n\n20\n");
+    assert_eq!(csv(&all.seen_by(&of(&[])), "SELECT count(*) AS n FROM speeds").await, "n\n0\n");
+    // A condition that fails on rows of others is not computed on them.
+    let fails = "SELECT 1 / (hour - 4) AS x FROM speeds WHERE 1 / (hour - 4) >= 0 ORDER BY hour LIMIT 1";
+    assert_eq!(refused(&all, fails).await.code, "sql_failed");
+    assert_eq!(csv(&one, fails).await, "x\n0\n");
+    // By parameters, and of the columns alone.
+    let statement = statement::query("SELECT hour FROM speeds WHERE company_id <> $1", &PostgreSqlDialect {}).unwrap();
+    let values = vec![ScalarValue::from("c1")];
+    let told = one.ask(statement, values, Interface::Process).await.unwrap();
+    assert_eq!(told.answer.rows(), 2);
+    let name = Name::new(PUBLIC, "speeds");
+    let key = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
+    assert_eq!(one.row(&name, &key(&["c3", "13"])).await.unwrap().rows(), 1);
+    assert_eq!(one.row(&name, &key(&["c4", "14"])).await.unwrap().rows(), 0, "as if it were not there");
+    assert_eq!(one.rows(&name, 100).await.unwrap().rows(), 2);
+}
+
+#[tokio::test]
+async fn what_is_not_seen_is_not_there() {
+    let relations = small();
+    let streams = Name::new(SYSTEM, "streams");
+    let told = Schema::new(["name", "sql", "access"].map(|name| Field::new(name, DataType::Utf8, true)).to_vec());
+    relations.make(streams.clone(), Kind::System, &["name"], Arc::new(told.clone()));
+    let texts = [[Some("speeds"), Some("total")], [Some("SELECT 'c9'"), None], [Some("company_id"), None]];
+    let columns = texts.map(|column| Arc::new(StringArray::from(column.to_vec())) as ArrayRef).to_vec();
+    relations.set(vec![(&streams, vec![RecordBatch::try_new(Arc::new(told), columns).unwrap()])]);
+    let one = reads(relations, ROOMY).seen_by(&of(&["c3"]));
+    let listed: Vec<String> = one.list().into_iter().map(|relation| relation.name.name).collect();
+    assert_eq!(listed, ["streams", "speeds"]);
+    assert_eq!(csv(&one, "SELECT * FROM haulstream.streams").await, "name,access\nspeeds,company_id\n");
+    for sql in [
+        "SELECT * FROM tariffs",
+        "SELECT * FROM nothing",
+        "WITH x AS (SELECT * FROM tariffs) SELECT 1 FROM x",
+        "SELECT company_id FROM speeds UNION ALL SELECT tariff_id FROM tariffs",
+        "SELECT (SELECT max(tariff_id) FROM tariffs) AS x",
+        "SELECT 1 FROM speeds WHERE company_id IN (SELECT tariff_id FROM tariffs)",
+        "SELECT 1 FROM speeds s JOIN haulstream.tariffs t ON true",
+        "SELECT * FROM history.telemetry",
+    ] {
+        let why = refused(&one, sql).await;
+        assert_eq!(why.code, DENIED, "{sql}: {why}");
+        assert!(why.message.contains("you may read no table"), "{why}");
+        assert!(!why.message.contains("there are haulstream.streams, speeds, tariffs"), "{why}");
+    }
+    let hidden = refused(&one, "SELECT * FROM tariffs").await.message;
+    assert_eq!(hidden.replace("tariffs", "no_such"), refused(&one, "SELECT * FROM no_such").await.message);
+    assert_eq!(refused(&one, "SELECT sql FROM haulstream.streams").await.code, "sql_unknown_column");
+    for (sql, answer) in [
+        ("SELECT relname FROM pg_class ORDER BY 1", "relname\nspeeds\nstreams\n"),
+        ("SELECT 'tariffs'::regclass::oid AS o", "o\n\n"),
+        ("SELECT table_name FROM information_schema.tables WHERE table_name = 'tariffs'", "table_name\n"),
+        ("SELECT count(*) AS n FROM information_schema.columns WHERE column_name = 'tariff_id'", "n\n0\n"),
+        ("SELECT tablename FROM pg_tables ORDER BY 1", "tablename\nstreams\n"),
+    ] {
+        assert_eq!(csv(&one, sql).await, answer, "{sql}");
+    }
+}
+
+/// A question may take as much memory with others' rows beside it as without.
+#[tokio::test]
+async fn others_take_no_room() {
+    let relations = small();
+    relations.set(vec![(&Name::new(PUBLIC, "speeds"), vec![speeds(300_000)])]);
+    let question = question::Options { memory_bytes_max: 4 << 20, rows_max: 1_000_000, ..ROOMY.question };
+    let all = reads(relations, Options { question, ..ROOMY });
+    let sql = "SELECT * FROM speeds";
+    assert_eq!(refused(&all, sql).await.code, "sql_resource_exceeded");
+    assert_eq!(all.seen_by(&of(&["c3"])).query(sql).await.unwrap().rows(), 30_000);
 }

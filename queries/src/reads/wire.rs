@@ -7,6 +7,7 @@ mod connection;
 mod faults;
 mod handlers;
 mod limited;
+mod login;
 mod parameters;
 mod said;
 mod startup;
@@ -27,6 +28,7 @@ use tracing::{error, warn};
 use super::Reads;
 use crate::metrics::{self, Connected};
 use crate::question::Threads;
+use crate::readers::Users;
 
 /// Version of Postgres whose clients we answer. They ask in the SQL of the server's version.
 const POSTGRES: &str = "15.0";
@@ -64,7 +66,7 @@ pub(super) fn version() -> String {
 /// What clients may take.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Options {
-    /// Password of every user; empty if none is asked for, which only this machine may then reach.
+    /// Password of everybody where there are no users; empty if none is asked for, which only this machine may then reach.
     pub password: Secret,
     /// Connections at a time.
     pub connections_max: usize,
@@ -76,16 +78,16 @@ pub struct Options {
     pub stall_ms_max: u64,
 }
 
-/// Whether clients may come at this address: others than this machine's need a password.
+/// Whether clients may come at this address: others than this machine's have to be asked for a password.
 ///
 /// # Errors
 /// Why not.
-pub fn may_listen(addr: SocketAddr, password: &Secret) -> Result<(), Refusal> {
-    if addr.ip().is_loopback() || !password.is_empty() {
+pub fn may_listen(addr: SocketAddr, asked: bool) -> Result<(), Refusal> {
+    if addr.ip().is_loopback() || asked {
         return Ok(());
     }
     let message = format!("{addr} is reached by other machines, and without a password all could read everything");
-    Err(Refusal::new("reads_reachable", message).hint("listen on 127.0.0.1, or set a password"))
+    Err(Refusal::new("reads_reachable", message).hint("listen on 127.0.0.1, or configure users"))
 }
 
 /// Takes in clients as long as it lives.
@@ -97,12 +99,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at `addr`.
+    /// Listens at `addr`, for these users, or for everybody if there are none.
     ///
     /// # Errors
     /// The address is not free, or needs a password.
-    pub fn listen(reads: Arc<Reads>, addr: SocketAddr, options: Options) -> Result<Server, Refusal> {
-        may_listen(addr, &options.password)?;
+    pub fn listen(reads: Arc<Reads>, users: Arc<Users>, addr: SocketAddr, options: Options) -> Result<Server, Refusal> {
+        may_listen(addr, !users.is_empty() || !options.password.is_empty())?;
         let unusable = |why: std::io::Error| {
             Refusal::new("reads_unusable", format!("cannot listen on {addr}: {why}"))
                 .hint("is another instance running? choose another port")
@@ -116,6 +118,7 @@ impl Server {
         drop(entered);
         let door = Door {
             reads,
+            users,
             places: Arc::new(Semaphore::new(options.connections_max)),
             turned_away: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
             manager: Arc::new(ConnectionManager::new()),
@@ -135,6 +138,7 @@ impl Server {
 /// Decides who comes in.
 struct Door {
     reads: Arc<Reads>,
+    users: Arc<Users>,
     places: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
     manager: Arc<ConnectionManager>,
@@ -163,6 +167,7 @@ impl Door {
         };
         let guest = connection::Guest {
             reads: self.reads.clone(),
+            users: self.users.clone(),
             manager: self.manager.clone(),
             options: self.options.clone(),
             peer,

@@ -29,6 +29,7 @@ impl Relations for WithHistory {
             name: Name::new(HISTORY, table.short_name()),
             schema: table.shown_schema(),
             key: Vec::new(),
+            access: table.access.map(str::to_owned),
             kind: Kind::History,
         };
         self.live.list().into_iter().chain(TABLES.iter().map(old)).collect()

@@ -143,6 +143,7 @@ fn view(inputs: &[(&Changing, Kind)], text: &str) -> View {
         schema: input.schema.clone(),
         kind: *kind,
         key: Vec::new(),
+        access: None,
     };
     let catalog = Catalog::new(inputs.iter().map(relation).collect());
     catalog.plan(text).unwrap_or_else(|why| panic!("{why}\n{text}"))

@@ -12,6 +12,7 @@ mod incremental;
 mod journeys;
 mod mutated;
 mod oracle;
+mod readers;
 mod sets;
 mod trials;
 mod usage;

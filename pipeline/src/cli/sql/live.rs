@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use reqwest::{Client, Method, Response, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 
 use super::super::{Failure, print};
@@ -108,6 +108,24 @@ pub struct Server {
     /// Address of the pipeline's edge.
     #[arg(long = "server", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+    /// Who asks, where the pipeline has users; the password is that of the environment variable HAULSTREAM_PASSWORD.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+}
+
+impl Server {
+    /// The request as the user's.
+    fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, Failure> {
+        let Some(user) = &self.user else { return Ok(request) };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a password on the command line would be seen by the whole machine"
+        )]
+        let password = std::env::var("HAULSTREAM_PASSWORD").map_err(|_| {
+            Failure::Usage("--user needs the environment variable HAULSTREAM_PASSWORD with the password".to_owned())
+        })?;
+        Ok(request.basic_auth(user, Some(password)))
+    }
 }
 
 /// Does what is asked.
@@ -201,7 +219,7 @@ impl Server {
         }
         let client = Client::builder().connect_timeout(CONNECT_WAIT).build();
         let client = client.map_err(|why| Failure::Runtime(format!("cannot make a client: {why}")))?;
-        let answer = client.request(method, url).body(body).send().await;
+        let answer = self.signed(client.request(method, url).body(body))?.send().await;
         let answer = answer.map_err(|why| {
             let message = format!("no pipeline answers at {}: {}", self.url, why.without_url());
             Failure::Runtime(format!(
@@ -303,6 +321,8 @@ fn table(streams: &[Value]) -> String {
             Value::String(text) => text.clone(),
             Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
             Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
+            // What this reader is not told.
+            Value::Null => String::new(),
             other => other.to_string(),
         };
         let at = stream["as_of"].as_i64().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());

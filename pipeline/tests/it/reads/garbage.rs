@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -15,7 +17,12 @@ fn open(addr: SocketAddr) -> TcpStream {
 }
 
 fn startup() -> Vec<u8> {
-    let body = [&196_608_u32.to_be_bytes()[..], b"user\0somebody\0database\0haulstream\0\0"].concat();
+    startup_of("somebody")
+}
+
+fn startup_of(user: &str) -> Vec<u8> {
+    let names = format!("user\0{user}\0database\0haulstream\0\0");
+    let body = [&196_608_u32.to_be_bytes()[..], names.as_bytes()].concat();
     [&(body.len() as u32 + 4).to_be_bytes()[..], &body].concat()
 }
 
@@ -68,6 +75,63 @@ pub fn connected(addr: SocketAddr) -> TcpStream {
     stream
 }
 
+/// A connection of a user with a password, by another's side of the exchange.
+pub fn logged_in(addr: SocketAddr, user: &str, password: &str) -> TcpStream {
+    login(addr, user, password).0
+}
+
+fn login(addr: SocketAddr, user: &str, password: &str) -> (TcpStream, Vec<(u8, Vec<u8>)>) {
+    let mut stream = open(addr);
+    stream.write_all(&startup_of(user)).expect("taken");
+    let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+    let first = scram.message().to_vec();
+    let (_, asked) = next(&mut stream).expect("a method");
+    assert_eq!(asked, b"\0\0\0\x0aSCRAM-SHA-256\0\0");
+    stream.write_all(&first_of_scram(&first)).expect("taken");
+    let (_, challenge) = next(&mut stream).expect("a challenge");
+    scram.update(&challenge[4..]).expect("a good challenge");
+    stream.write_all(&message(b'p', scram.message())).expect("taken");
+    let (_, last) = next(&mut stream).expect("an end");
+    scram.finish(&last[4..]).expect("the server knows the password too");
+    let told = until_ready(&mut stream);
+    (stream, told)
+}
+
+fn first_of_scram(first: &[u8]) -> Vec<u8> {
+    message(b'p', &[b"SCRAM-SHA-256\0", &(first.len() as u32).to_be_bytes()[..], first].concat())
+}
+
+/// What a user is told who asks before the exchange, in its place or after one that failed, or who leaves it out.
+pub fn without_login(addr: SocketAddr, user: &str) -> Vec<String> {
+    let question = message(b'Q', b"SELECT * FROM fleet\0");
+    let parse = [message(b'P', b"\0SELECT * FROM fleet\0\0\0"), message(b'S', b"")].concat();
+    let last = message(b'p', b"c=biws,r=abc,p=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    let first = first_of_scram(b"n,,n=,r=abc");
+    let all = [
+        question.clone(),
+        parse,
+        message(b'p', b"sesame\0"),
+        first_of_scram(b"p=tls-server-end-point,,n=,r=abc"),
+        [message(b'p', b"PLAIN\0\0\0\0\x03abc")].concat(),
+        last.clone(),
+        [first.clone(), question.clone()].concat(),
+        [first.clone(), last.clone(), question.clone()].concat(),
+        [first.clone(), first, last, question].concat(),
+        [startup_of("two"), message(b'Q', b"SELECT 1\0")].concat(),
+    ];
+    let told = all.into_iter().map(|bytes| {
+        let mut stream = open(addr);
+        stream.write_all(&startup_of(user)).expect("taken");
+        let (_, asked) = next(&mut stream).expect("a method");
+        assert_eq!(asked, b"\0\0\0\x0aSCRAM-SHA-256\0\0");
+        // The server may have closed it already.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        rest(&mut stream).replace('\0', " ")
+    });
+    told.collect()
+}
+
 /// The first column of a question's rows.
 pub fn simple(stream: &mut TcpStream, sql: &str) -> Vec<String> {
     stream.write_all(&message(b'Q', &[sql.as_bytes(), b"\0"].concat())).expect("taken");
@@ -95,7 +159,10 @@ fn bind(values: &[&str]) -> Vec<u8> {
 }
 
 fn extended(addr: SocketAddr, sql: &str, values: &[&str]) -> Vec<(u8, Vec<u8>)> {
-    let mut stream = connected(addr);
+    extended_on(connected(addr), sql, values)
+}
+
+fn extended_on(mut stream: TcpStream, sql: &str, values: &[&str]) -> Vec<(u8, Vec<u8>)> {
     let parse = [b"\0", sql.as_bytes(), b"\0\0\0"].concat();
     let all = [
         message(b'P', &parse),
@@ -111,7 +178,12 @@ fn extended(addr: SocketAddr, sql: &str, values: &[&str]) -> Vec<(u8, Vec<u8>)> 
 
 /// The first column of a prepared question's rows, with these values.
 pub fn prepared(addr: SocketAddr, sql: &str, values: &[&str]) -> Vec<String> {
-    let messages = extended(addr, sql, values);
+    prepared_by(connected(addr), sql, values)
+}
+
+/// The same on this connection.
+pub fn prepared_by(stream: TcpStream, sql: &str, values: &[&str]) -> Vec<String> {
+    let messages = extended_on(stream, sql, values);
     assert!(messages.iter().all(|(letter, _)| *letter != b'E'), "{}", error(&messages));
     firsts(&messages)
 }
@@ -119,6 +191,11 @@ pub fn prepared(addr: SocketAddr, sql: &str, values: &[&str]) -> Vec<String> {
 /// The error that a prepared question is refused with.
 pub fn refused(addr: SocketAddr, sql: &str, values: &[&str]) -> String {
     error(&extended(addr, sql, values))
+}
+
+/// The same on this connection.
+pub fn refused_to(stream: TcpStream, sql: &str, values: &[&str]) -> String {
+    error(&extended_on(stream, sql, values))
 }
 
 /// How many rows each of the portions has in which a question's rows are fetched.
@@ -149,6 +226,16 @@ pub fn cancelled(addr: SocketAddr, sql: &str) -> String {
     let mut stream = open(addr);
     stream.write_all(&startup()).expect("taken");
     let told = until_ready(&mut stream);
+    cancelled_on(addr, stream, &told, sql)
+}
+
+/// The same of a user.
+pub fn cancelled_by(addr: SocketAddr, user: &str, password: &str, sql: &str) -> String {
+    let (stream, told) = login(addr, user, password);
+    cancelled_on(addr, stream, &told, sql)
+}
+
+fn cancelled_on(addr: SocketAddr, mut stream: TcpStream, told: &[(u8, Vec<u8>)], sql: &str) -> String {
     let (_, key) = told.iter().find(|(letter, _)| *letter == b'K').expect("the connection's key");
     stream.write_all(&message(b'Q', &[sql.as_bytes(), b"\0"].concat())).expect("taken");
     let asks = [&16_u32.to_be_bytes()[..], &80_877_102_u32.to_be_bytes(), key].concat();

@@ -44,7 +44,7 @@ fn number(name: &str) -> Field {
 
 fn relation(namespace: &str, name: &str, kind: Kind, key: &[&str], fields: Vec<Field>) -> Relation {
     let key = key.iter().map(|column| (*column).to_owned()).collect();
-    Relation { name: Name::new(namespace, name), schema: schema(fields), key, kind }
+    Relation { name: Name::new(namespace, name), schema: schema(fields), key, access: None, kind }
 }
 
 fn texts(values: Vec<String>) -> ArrayRef {
@@ -89,7 +89,7 @@ impl Relations for Fleet {
                 _ => vec![texts(vec!["speeds".to_owned()])],
             };
             let batch = RecordBatch::try_new(schema, columns).expect("columns of the schema");
-            Some(Snapshot { as_of: 10 * version as u64, batches: vec![batch] })
+            Some(Snapshot { as_of: 10 * version as u64, access: None, batches: vec![batch] })
         };
         names.iter().map(rows).collect()
     }

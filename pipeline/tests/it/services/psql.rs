@@ -19,8 +19,12 @@ pub struct Said {
 
 /// Runs `psql` with these arguments, such as `-c`; with a password if one is given.
 pub fn psql(addr: SocketAddr, password: Option<&str>, arguments: &[&str]) -> Said {
-    let mut command = command(addr, password);
-    let output = command.args(arguments).output().expect("psql was just installed");
+    said(command(addr, password).args(arguments))
+}
+
+/// Runs this command of [`command`].
+pub fn said(command: &mut Command) -> Said {
+    let output = command.output().expect("psql was just installed");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said { good: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }
 }

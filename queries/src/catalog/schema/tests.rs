@@ -125,6 +125,9 @@ fn refusals_say_where_and_what_to_do() {
         (with("\"a b\" INT", "KEY (\"a b\")"), "f.sql:1:18: name_invalid: \"a b\" is not a letter"),
         (with("a TEXT", "KEY (a) EVENT TIME a"), "f.sql:3:32: sql_option_invalid: a is no TIMESTAMP"),
         (with("a TEXT", "KEY (a) EVENT TIME b"), "f.sql:3:32: sql_unknown_column"),
+        (with("a TEXT, n INT", "KEY (a) ACCESS n"), "f.sql:3:28: sql_option_invalid: n is no TEXT"),
+        (with("a TEXT", "KEY (a) ACCESS b"), "f.sql:3:28: sql_unknown_column"),
+        (with("a TEXT", "KEY (a) ACCESS a EVENT TIME a"), "f.sql:3:30: sql_syntax"),
         (
             with("a TEXT", "KEY (a) WITH (x = 'y')"),
             "f.sql:3:21: sql_syntax: expected the end of the statement, found WITH",

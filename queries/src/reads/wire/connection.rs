@@ -21,11 +21,13 @@ use super::Options;
 use super::handlers::{Handlers, Prepared};
 use super::limited::Limited;
 use super::startup::Startup;
+use crate::readers::Users;
 use crate::reads::Reads;
 
 /// Who comes, and what for.
 pub struct Guest {
     pub reads: Arc<Reads>,
+    pub users: Arc<Users>,
     pub manager: Arc<ConnectionManager>,
     pub options: Arc<Options>,
     pub peer: SocketAddr,
@@ -37,13 +39,13 @@ type Client = Framed<Limited<TcpStream>, PgWireMessageServerCodec<Prepared>>;
 
 /// Serves it; why we left it, if we did.
 pub async fn serve(socket: TcpStream, guest: Guest) -> Option<&'static str> {
-    let Guest { reads, manager, options, peer, admitted } = guest;
+    let Guest { reads, users, manager, options, peer, admitted } = guest;
     // Without it answers only come later.
     let _ = socket.set_nodelay(true);
     let limited = Limited::new(socket, Duration::from_millis(options.stall_ms_max));
     let mut client: Client = Framed::new(limited, PgWireMessageServerCodec::new(DefaultClient::new(peer, false)));
-    let startup = Arc::new(Startup::new(&options, manager.clone(), admitted));
-    let handlers = Arc::new(Handlers::new(reads));
+    let startup = Arc::new(Startup::new(&options, reads, users, manager.clone(), admitted));
+    let handlers = Arc::new(Handlers::new(startup.seen()));
     let cancel = Arc::new(DefaultCancelHandler::new(manager));
     let copy = Arc::new(NoopHandler);
     let known_by = Instant::now() + Duration::from_millis(options.startup_ms_max);

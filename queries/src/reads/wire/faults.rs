@@ -8,6 +8,7 @@ fn code(refusal: &str) -> &'static str {
     match refusal {
         "sql_syntax" => "42601",
         "sql_unknown_table" => "42P01",
+        "access_denied" => "42501",
         "sql_unknown_column" => "42703",
         "sql_ambiguous_column" => "42702",
         "sql_unknown_function" => "42883",

@@ -25,6 +25,7 @@ use pgwire::messages::extendedquery::{
 use pgwire::messages::response::{NoticeResponse, ReadyForQuery, TransactionStatus};
 
 use super::said::{self, Said};
+use super::startup::Seen;
 use super::{faults, parameters, values};
 use crate::metrics::Interface;
 use crate::question::bytes_of;
@@ -35,7 +36,7 @@ const NAMED_MAX: usize = 256;
 
 /// Answers for one connection.
 pub struct Handlers {
-    reads: Arc<Reads>,
+    seen: Seen,
     parser: Arc<Parser>,
     /// Names of prepared statements and portals.
     named: Mutex<HashSet<(u8, String)>>,
@@ -60,9 +61,9 @@ impl Default for Prepared {
 }
 
 impl Handlers {
-    /// Answers by `reads`.
-    pub fn new(reads: Arc<Reads>) -> Handlers {
-        Handlers { parser: Arc::new(Parser(reads.clone())), reads, named: Mutex::default() }
+    /// Answers with what the client sees.
+    pub fn new(seen: Seen) -> Handlers {
+        Handlers { parser: Arc::new(Parser(seen.clone())), seen, named: Mutex::default() }
     }
 
     /// Remembers a name; refuses more than may be.
@@ -81,14 +82,12 @@ impl Handlers {
     fn forget(&self, forgotten: impl Fn(&(u8, String)) -> bool) {
         self.named.lock().unwrap_or_else(PoisonError::into_inner).retain(|name| !forgotten(name));
     }
+}
 
-    fn bytes_max(&self) -> usize {
-        self.reads.options.question.memory_bytes_max
-    }
-
-    fn rows_max(&self) -> usize {
-        self.reads.options.question.rows_max
-    }
+/// What the client sees.
+fn reads(seen: &Seen) -> PgWireResult<&Arc<Reads>> {
+    let unknown = || Refusal::new("access_denied", "nobody has shown who this is");
+    seen.get().ok_or_else(|| faults::fault(&unknown(), ""))
 }
 
 /// The answer to a phrase.
@@ -127,17 +126,19 @@ impl SimpleQueryHandler for Handlers {
         if said.is_empty() {
             return Ok(vec![Response::EmptyQuery]);
         }
+        let reads = reads(&self.seen)?;
+        let bytes_max = reads.options.question.memory_bytes_max;
         let (mut responses, mut bytes) = (Vec::new(), 0);
         for one in said {
             let Said::Question(statement) = one else {
                 responses.push(phrase(&one));
                 continue;
             };
-            let told = self.reads.ask(*statement, Vec::new(), Interface::Postgres).await;
+            let told = reads.ask(*statement, Vec::new(), Interface::Postgres).await;
             let response = told.and_then(|Told { answer, names }| {
                 bytes += answer.batches.iter().map(bytes_of).sum::<usize>();
-                if bytes > self.bytes_max() {
-                    let message = format!("the answers are together larger than {} bytes", self.bytes_max());
+                if bytes > bytes_max {
+                    let message = format!("the answers are together larger than {bytes_max} bytes");
                     return Err(Refusal::new("sql_resource_exceeded", message).hint("ask one question at a time"));
                 }
                 let columns = values::columns(&answer.schema, &names, &Format::UnifiedText)?;
@@ -221,7 +222,8 @@ impl ExtendedQueryHandler for Handlers {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         // Room is made for so many rows at once. More than an answer can have is the same as all; so is less than none.
-        if usize::try_from(message.max_rows).is_ok_and(|rows| rows <= self.rows_max()) {
+        let rows_max = reads(&self.seen)?.options.question.rows_max;
+        if usize::try_from(message.max_rows).is_ok_and(|rows| rows <= rows_max) {
             return self._on_execute(client, message).await;
         }
         message.max_rows = 0;
@@ -275,7 +277,8 @@ impl ExtendedQueryHandler for Handlers {
         let Said::Question(statement) = &prepared.said else { return Ok(phrase(&prepared.said)) };
         let given =
             parameters::values(&portal.parameters, &portal.parameter_format, &prepared.types).map_err(refuse)?;
-        let told = self.reads.ask(statement.as_ref().clone(), given, Interface::Postgres).await.map_err(refuse)?;
+        let reads = reads(&self.seen)?;
+        let told = reads.ask(statement.as_ref().clone(), given, Interface::Postgres).await.map_err(refuse)?;
         if !same_columns(&told.answer.schema, &prepared.schema) {
             let message = "the columns have changed since the statement was prepared";
             return Err(refuse(Refusal::new("sql_invalid", message).hint("prepare it again")));
@@ -295,7 +298,7 @@ fn same_columns(one: &Schema, other: &Schema) -> bool {
 }
 
 /// Prepares statements.
-pub struct Parser(Arc<Reads>);
+pub struct Parser(Seen);
 
 #[async_trait]
 impl QueryParser for Parser {
@@ -316,7 +319,7 @@ impl QueryParser for Parser {
         let mut prepared = Prepared { sql: sql.into(), ..Prepared::default() };
         match &said {
             Said::Question(statement) => {
-                let described = self.0.describe(statement.as_ref().clone()).await.map_err(refuse)?;
+                let described = reads(&self.0)?.describe(statement.as_ref().clone()).await.map_err(refuse)?;
                 (prepared.schema, prepared.names) = (described.schema, described.names);
                 let count = described.parameters.len().max(types.len());
                 let asked = |n: usize| described.parameters.get(n).and_then(Option::as_ref);

@@ -1,8 +1,10 @@
-//! Who comes: nobody without a place, nobody without the password if there is one.
+//! Who comes: nobody without a place, nobody who is no user if there are users, nobody without the password if there is one.
+//!
+//! Invariant: what a connection reads is what its user sees; until that one is known there is nothing to read.
 
 use std::fmt::Debug;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use async_trait::async_trait;
 use futures_util::Sink;
@@ -18,9 +20,11 @@ use pgwire::api::{
 };
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
-use std::sync::LazyLock;
 
+use super::login::Login;
 use super::{Options, POSTGRES};
+use crate::readers::Users;
+use crate::reads::Reads;
 
 /// The beginning of one connection.
 pub struct Startup {
@@ -28,16 +32,29 @@ pub struct Startup {
     connections_max: usize,
     manager: Arc<ConnectionManager>,
     parameters: Arc<DefaultServerParameterProvider>,
-    /// None if no password is asked for.
+    reads: Arc<Reads>,
+    seen: Seen,
+    /// None if there are no users.
+    login: Option<Login>,
+    /// None if no password is asked for where there are no users.
     password: Option<Md5PasswordAuthStartupHandler<OnePassword, DefaultServerParameterProvider>>,
 }
+
+/// What a connection reads, once it is known who it is.
+pub type Seen = Arc<OnceLock<Arc<Reads>>>;
 
 /// Numbers of connections, of the whole process, so that no two are alike.
 static NUMBERS: LazyLock<Arc<RandomPidSecretKeyGenerator>> = LazyLock::new(Arc::default);
 
 impl Startup {
     /// Of a connection for which there is a place, or none.
-    pub fn new(options: &Options, manager: Arc<ConnectionManager>, admitted: bool) -> Startup {
+    pub fn new(
+        options: &Options,
+        reads: Arc<Reads>,
+        users: Arc<Users>,
+        manager: Arc<ConnectionManager>,
+        admitted: bool,
+    ) -> Startup {
         let mut parameters = DefaultServerParameterProvider::default();
         parameters.server_version = format!("{POSTGRES} (Haulstream {})", env!("CARGO_PKG_VERSION"));
         parameters.search_path = "public, haulstream".to_owned();
@@ -50,7 +67,41 @@ impl Startup {
                 .with_pid_secret_key_generator(NUMBERS.clone())
                 .with_connection_manager(manager.clone())
         });
-        Startup { admitted, connections_max: options.connections_max, manager, parameters, password }
+        let (login, seen) = ((!users.is_empty()).then(|| Login::new(users)), Seen::default());
+        if login.is_none() {
+            // Before the password is told no question is heard either.
+            let _ = seen.set(reads.clone());
+        }
+        Startup {
+            admitted,
+            connections_max: options.connections_max,
+            manager,
+            parameters,
+            reads,
+            seen,
+            login,
+            password,
+        }
+    }
+
+    /// What the connection reads, once it is known who it is.
+    pub fn seen(&self) -> Seen {
+        self.seen.clone()
+    }
+
+    /// Lets the client in.
+    async fn open<C>(&self, client: &mut C) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let (number, key) = NUMBERS.generate(client);
+        client.set_pid_and_secret_key(number, key.clone());
+        let (handle, guard) = self.manager.register(number, key);
+        client.session_extensions().insert::<Arc<ConnectionHandle>>(handle);
+        client.session_extensions().insert::<ConnectionGuard>(guard);
+        finish_authentication(client, self.parameters.as_ref()).await
     }
 }
 
@@ -68,24 +119,26 @@ impl StartupHandler for Startup {
             why.hint = Some("close some, or raise reads.connections_max".to_owned());
             return Err(PgWireError::UserError(Box::new(why)));
         }
+        if let Some(login) = &self.login {
+            if let Some(reader) = login.take(client, message).await? {
+                let _ = self.seen.set(Arc::new(self.reads.seen_by(&reader)));
+                self.open(client).await?;
+            }
+            return Ok(());
+        }
         if let Some(password) = &self.password {
             return password.on_startup(client, message).await;
         }
         if let PgWireFrontendMessage::Startup(startup) = &message {
             protocol_negotiation(client, startup).await?;
             save_startup_parameters_to_metadata(client, startup);
-            let (number, key) = NUMBERS.generate(client);
-            client.set_pid_and_secret_key(number, key.clone());
-            let (handle, guard) = self.manager.register(number, key);
-            client.session_extensions().insert::<Arc<ConnectionHandle>>(handle);
-            client.session_extensions().insert::<ConnectionGuard>(guard);
-            finish_authentication(client, self.parameters.as_ref()).await?;
+            self.open(client).await?;
         }
         Ok(())
     }
 }
 
-/// The same password for every user.
+/// The same password for everybody.
 #[derive(Debug)]
 struct OnePassword(Secret);
 

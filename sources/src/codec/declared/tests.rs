@@ -35,6 +35,7 @@ fn declared(table: bool) -> &'static Declared {
         columns,
         keys: 2,
         time: (!table).then_some(5),
+        access: None,
         text: String::new(),
     }))
 }

@@ -21,6 +21,7 @@ pub(super) fn declared() -> Vec<&'static Declared> {
             ],
             keys: 1,
             time: (!table).then_some(1),
+            access: None,
             text: String::new(),
         }))
     };
