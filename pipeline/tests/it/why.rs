@@ -148,11 +148,23 @@ async fn it_is_slow_one_at_a_time_and_ends_with_its_client() {
     });
     let url = format!("{}/v1/streams/moving/why?key=d%7C0", running.program.url);
     // The log grows faster than it is read.
-    let asking = tokio::spawn(async move { reqwest::get(url).await.map(|answer| answer.status()) });
-    wait_until_async(Duration::from_secs(60), "it is told how far it is", async || {
-        running.ask(Method::GET, "/moving", "").await.1["following"].is_u64()
-    })
-    .await;
+    let ask = || {
+        let url = url.clone();
+        tokio::spawn(async move {
+            wait_until_async(Duration::from_secs(120), "it is free", async || {
+                reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200)
+            })
+            .await;
+        })
+    };
+    let followed = async || {
+        wait_until_async(Duration::from_secs(60), "it is told how far it is", async || {
+            running.ask(Method::GET, "/moving", "").await.1["following"].is_u64()
+        })
+        .await;
+    };
+    let asking = ask();
+    followed().await;
     let (status, told) = why(&running, "moving", &[("key", "d|0")]).await;
     assert_eq!((status, told["code"].as_str()), (429, Some("why_busy")), "{told}");
     asking.abort();
@@ -160,7 +172,12 @@ async fn it_is_slow_one_at_a_time_and_ends_with_its_client() {
         running.ask(Method::GET, "/moving", "").await.1["following"].is_null()
     })
     .await;
-    assert_eq!(running.program.stop(), Some(0));
+    // The process ends while one is followed.
+    let asking = ask();
+    followed().await;
+    let ended = tokio::task::block_in_place(|| running.program.stop());
+    assert_eq!(ended, Some(0));
+    asking.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -92,7 +92,11 @@ impl Engine {
             return Err(Refusal::new("stream_past_unreadable", message));
         }
         let deadline = Instant::now() + Duration::from_millis(self.options.why_ms_max);
-        let kept = kept(&self.keeper, &prepared);
+        let (keeper, ports) = (self.keeper.clone(), prepared.all_ports());
+        // Large tables take their time.
+        let rows = tokio::task::spawn_blocking(move || keeper.rows(&ports)).await;
+        let rows = rows.map_err(|why| Refusal::new("why_failed", format!("the tables cannot be read: {why}")))?;
+        let kept = Kept::of(&prepared, rows);
         // Whatever is read has to be over for what runs.
         while reads_log && self.keeper.as_of() <= kept.as_of {
             if Instant::now() >= deadline {
@@ -126,6 +130,14 @@ impl Engine {
         let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, feed) = followed.as_ref().filter(|(followed, _)| followed == name)?;
         Some(feed.upgrade().filter(|feed| !feed.is_stopped())?.percent())
+    }
+
+    /// Gives up what is being followed: the process ends.
+    pub(super) fn stop_following(&self) {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(feed) = followed.as_ref().and_then(|(_, feed)| feed.upgrade()) {
+            feed.stop();
+        }
     }
 
     fn prepare(&self, name: &str, asked: &Asked) -> Result<Prepared, Refusal> {
@@ -218,13 +230,18 @@ fn of_the_log(state: &State, view: &View) -> (Arc<Node>, Tick) {
     }
 }
 
-/// What is kept, in one go.
-fn kept(keeper: &Keeper, prepared: &Prepared) -> Kept {
-    let ports: Vec<String> = prepared.ports.values().chain(&prepared.own).cloned().collect();
-    let (as_of, mut rows) = keeper.rows(&ports);
-    let own = prepared.own.as_ref().and_then(|port| rows.remove(port));
-    let table = |(name, port): (&String, &String)| (name.clone(), rows.get(port).cloned().unwrap_or_default());
-    Kept { as_of, tables: prepared.ports.iter().map(table).collect(), own }
+impl Prepared {
+    fn all_ports(&self) -> Vec<String> {
+        self.ports.values().chain(&self.own).cloned().collect()
+    }
+}
+
+impl Kept {
+    fn of(prepared: &Prepared, (as_of, mut rows): (Tick, BTreeMap<String, Vec<(Row, Diff)>>)) -> Kept {
+        let own = prepared.own.as_ref().and_then(|port| rows.remove(port));
+        let table = |(name, port): (&String, &String)| (name.clone(), rows.remove(port).unwrap_or_default());
+        Kept { as_of, tables: prepared.ports.iter().map(table).collect(), own }
+    }
 }
 
 /// Tells the work that nobody waits for it.

@@ -33,15 +33,15 @@ fn operator(line: &Value, depth: usize, out: &mut String) {
     let of = line["of"].as_str().map(|of| format!(" with {}", plain(of))).unwrap_or_default();
     let all = line["read"].as_i64().map(|all| format!(" of {all}")).unwrap_or_default();
     let came = line["came"].as_i64().unwrap_or(0);
-    let mut count = match line["now"].as_i64() {
-        Some(now) => format!("{now}{all} now{of}, {came} came"),
-        None => format!("{came}{all}{of}"),
+    let when = |parts: &[(&str, &str)]| {
+        let known = parts.iter().filter(|(name, _)| came > 0 && line[name].is_u64());
+        known.map(|(name, what)| format!(", {what} {}", time(&line[name]))).collect::<String>()
     };
-    for (name, what) in [("first", "the first"), ("last", "the last"), ("left", "the last left")] {
-        if line[name].is_u64() && came > 0 {
-            let _ = write!(count, ", {what} {}", time(&line[name]));
-        }
-    }
+    let count = match line["now"].as_i64() {
+        None => format!("{came}{all}{of}{}", when(&[("first", "the first"), ("last", "the last")])),
+        Some(now) if now > 0 => format!("{now}{all} now{of}{}", when(&[("since", "since"), ("last", "the last came")])),
+        Some(_) => format!("none{all} now{of}{}", when(&[("first", "the first came"), ("left", "the last left")])),
+    };
     say(count);
     for check in line["checks"].as_array().into_iter().flatten() {
         let unknown = check["unknown"].as_i64().filter(|count| *count > 0);
@@ -107,7 +107,7 @@ note: a note
 read: 40 messages of the log, up to 1970-01-01T00:00:05Z
 
 Map table: where …   <- here they end
-  | 0 now, 0 came
+  | none now
   | 0 of 12 pass speed_kmh > 100, null for 2
   | no result for 1: Map: Divide by zero
   Get events: telemetry

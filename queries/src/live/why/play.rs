@@ -224,6 +224,9 @@ impl Run {
                 return Err(Refusal::new("stream_past_unreadable", format!("the log cannot be read again: {why}"))
                     .hint("mend what is wrong with the log and ask again"));
             }
+            if log.feed.is_stopped() {
+                return Err(stopped());
+            }
             // Before what there is is taken: nothing comes after it.
             let finished = log.feed.is_finished();
             let mut frontier = Tick::MAX;
@@ -258,7 +261,7 @@ impl Run {
         self.doors.iter_mut().for_each(|door| door.advance(tick));
         loop {
             if self.question.stopped.load(Ordering::Relaxed) {
-                return Err(Refusal::new("why_stopped", "nobody waits for the answer any more"));
+                return Err(stopped());
             }
             let bytes = self.usage.total().bytes;
             if bytes > i64::try_from(self.question.bytes_max).unwrap_or(i64::MAX) {
@@ -281,6 +284,10 @@ impl Run {
 
 /// Time for the last step, when all the rest is used up.
 const FINISH: Duration = Duration::from_secs(2);
+
+fn stopped() -> Refusal {
+    Refusal::new("why_stopped", "nobody waits for the answer any more, or the process ends")
+}
 
 fn failed(why: datafusion::error::DataFusionError) -> Refusal {
     Refusal::new("why_failed", format!("the plan cannot be followed: {}", why.strip_backtrace()))

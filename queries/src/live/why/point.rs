@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::error::Result;
+use datafusion::physical_expr::utils::collect_columns;
 use operators::error::excerpt;
 use operators::row::{Codec, Row};
+use operators::time::Tick;
 use serde_json::{Map, Value};
 
 use super::play::{Followed, Noted, Through};
@@ -58,6 +60,16 @@ impl<'a> Point<'a> {
         if self.step.node.kind == Kind::Events { self.was_there() } else { self.noted.seen.now() > 0 }
     }
 
+    /// Columns of its rows that say something: those that are used above, and no constants.
+    pub fn told_columns(&self) -> BTreeSet<usize> {
+        let says = |place: &usize| match &self.step.node.op {
+            Op::Map { project, .. } => !collect_columns(&project[*place]).is_empty(),
+            _ => true,
+        };
+        let used = |place: &usize| self.step.used.as_ref().is_none_or(|used| used.contains(place));
+        (0..self.step.node.schema.fields().len()).filter(used).filter(says).collect()
+    }
+
     /// How many rows of the key there are.
     fn there(&self) -> i64 {
         let seen = &self.noted.seen;
@@ -83,7 +95,7 @@ impl<'a> Point<'a> {
                 self.visit(&mut |point| {
                     names.extend(point.gate.map(|(gate, _)| gate.name.as_str()).filter(|name| !names.contains(name)));
                 });
-                names.join(" with ")
+                names.join(" and ")
             }
         }
     }
@@ -132,12 +144,22 @@ pub fn rows(count: i64) -> String {
 }
 
 /// Texts of what was noted, with the names of columns.
-pub struct Speech<'a>(pub &'a Columns);
+#[derive(Clone, Copy)]
+pub struct Speech<'a> {
+    pub columns: &'a Columns,
+    /// The tick at which rows came in that were kept before.
+    pub end: Tick,
+}
 
 impl Speech<'_> {
+    /// A tick, if it is that of the row and not that of the question.
+    pub fn known(&self, tick: Option<Tick>) -> Option<Tick> {
+        tick.filter(|tick| *tick < self.end)
+    }
+
     /// Names of a node's columns.
     pub fn columns(&self, node: &Node) -> Vec<String> {
-        columns(node, &|name| self.0.get(name).cloned().unwrap_or_default())
+        columns(node, &|name| self.columns.get(name).cloned().unwrap_or_default())
     }
 
     /// What holds for rows of the key at a node.
@@ -164,8 +186,10 @@ impl Speech<'_> {
     pub fn check(check: &Check, columns: &[String]) -> String {
         let condition = text(&check.condition, columns);
         match &check.nearest {
-            Some([left, right]) => format!("{condition} (the nearest: {} and {})", written(left), written(right)),
-            None => condition,
+            Some([left, right]) if check.passed <= 0 => {
+                format!("{condition} (the nearest: {} and {})", written(left), written(right))
+            }
+            _ => condition,
         }
     }
 
@@ -191,11 +215,10 @@ pub fn row_of(node: &Node, row: &Row) -> Result<RecordBatch> {
 }
 
 /// Rows as JSON objects, of these columns only.
-pub fn objects(node: &Node, names: &[String], used: Option<&BTreeSet<usize>>, rows: &[Row]) -> Vec<Map<String, Value>> {
+pub fn objects(node: &Node, names: &[String], places: &BTreeSet<usize>, rows: &[Row]) -> Vec<Map<String, Value>> {
     let made = || {
         let batch = Codec::new(node.schema.clone())?.decode(rows)?;
-        let places: Vec<usize> =
-            (0..names.len()).filter(|place| used.is_none_or(|used| used.contains(place))).collect();
+        let places: Vec<usize> = places.iter().copied().collect();
         let fields = places.iter().map(|place| {
             // Of two columns with one name the later is told by its place.
             let name = &names[*place];

@@ -185,8 +185,10 @@ impl Speech<'_> {
             Ok(format!("{}, which is {}", told_bound(bound, &columns), super::point::written(&at)))
         });
         let told = told.collect::<Result<Vec<_>>>()?.join(" and ");
+        let count = input.count();
+        let of = if count == "1 row" { "its row".to_owned() } else { format!("the last of its {count}") };
         let was = point.noted.seen.left.map(|left| format!("; it left at {}", shown_time(left))).unwrap_or_default();
-        Ok(Some(format!("the last of {} of {} is there while {told}{was}", input.count(), input.source())))
+        Ok(Some(format!("{of} is there while {told}{was}")))
     }
 
     /// Groups, sessions, stops: what they are made of came, and they did not or are over.

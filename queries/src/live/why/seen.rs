@@ -101,6 +101,12 @@ impl Seen {
         if there.is_empty() || self.more { self.newest.iter().map(|(_, row)| row.clone()).collect() } else { there }
     }
 
+    /// All rows that are there, if they are not too many to be kept.
+    #[cfg(test)]
+    pub fn content(&self) -> Option<&BTreeMap<Row, Diff>> {
+        (!self.more).then_some(&self.content)
+    }
+
     /// The last row that came, and when.
     pub fn newest(&self) -> Option<(Tick, &Row)> {
         self.newest.back().map(|(tick, row)| (*tick, row))

@@ -13,7 +13,7 @@ use super::reason::stop;
 use super::seen::EXAMPLES;
 use super::sieve::Sieve;
 use super::{Kept, Prepared};
-use crate::plan::{Kind, Node, text, told_operator};
+use crate::plan::{Kind, Node, told_operator};
 use crate::trial::cells::shown_time;
 
 /// Rows of the stream itself that are shown.
@@ -74,8 +74,10 @@ pub struct Line {
     pub came: i64,
     /// Of a table those that are there now.
     pub now: Option<i64>,
-    /// When the first came.
+    /// When the first came. None where it came before the question and that is not known: of rows that are kept.
     pub first: Option<Tick>,
+    /// Since when there is always one.
+    pub since: Option<Tick>,
     /// When the last came.
     pub last: Option<Tick>,
     /// When the last left.
@@ -119,7 +121,7 @@ pub struct Fault {
 /// Tells what was found.
 pub(super) fn told(prepared: &Prepared, kept: &Kept, followed: &Followed, messages: Option<usize>) -> Why {
     let Prepared { relation, key, trace, columns, since, .. } = prepared;
-    let (root, speech) = (Point::root(trace, followed), Speech(columns));
+    let (root, speech) = (Point::root(trace, followed), Speech { columns, end: 0 });
     let names: Vec<String> = relation.schema.fields().iter().map(|field| field.name().clone()).collect();
     let mine = kept.own.as_ref().map(|own| chosen(&trace.root.node, prepared, own));
     let found = mine.as_ref().map_or_else(|| root.is_there(), |mine| !mine.is_empty());
@@ -142,8 +144,10 @@ pub(super) fn told(prepared: &Prepared, kept: &Kept, followed: &Followed, messag
         ));
     }
     let stop = (!root.is_there()).then(|| stop(&root));
+    // What is kept came in last; since when it is there is not known.
+    let speech = Speech { end: followed.until.saturating_sub(1), ..speech };
     let says = match (found, stop) {
-        (true, _) => made_of(&root, &relation.name),
+        (true, _) => speech.made_of(&root, &relation.name),
         (false, Some(stop)) => format!("not in {}: {}", relation.name, speech.reason(stop)),
         (false, None) => format!("not in {}", relation.name),
     };
@@ -159,7 +163,7 @@ pub(super) fn told(prepared: &Prepared, kept: &Kept, followed: &Followed, messag
         found,
         says,
         as_of: kept.as_of,
-        rows: objects(&trace.root.node, &names, None, shown),
+        rows: objects(&trace.root.node, &names, &(0..names.len()).collect(), shown),
         read,
         notes,
         plan,
@@ -189,33 +193,32 @@ fn chosen(node: &Node, prepared: &Prepared, own: &[(Row, i64)]) -> Vec<Row> {
     found
 }
 
-/// Since when it is there, and of what it is made.
-fn made_of(root: &Point<'_>, name: &str) -> String {
-    let mut sources: Vec<String> = Vec::new();
-    root.made_of(&mut |point| {
-        // Of other sources it is not known which of their rows have to do with the key.
-        if point.is_there() && !point.step.rows.is_empty() {
-            let told = format!("{} of {}", point.count(), point.source());
-            if !sources.contains(&told) {
-                sources.push(told);
+impl Speech<'_> {
+    /// Since when it is there, and of what it is made.
+    fn made_of(&self, root: &Point<'_>, name: &str) -> String {
+        let mut sources: Vec<String> = Vec::new();
+        root.made_of(&mut |point| {
+            // Of other sources it is not known which of their rows have to do with the key.
+            if point.is_there() && !point.step.rows.is_empty() {
+                let told = format!("{} of {}", point.count(), point.source());
+                if !sources.contains(&told) {
+                    sources.push(told);
+                }
             }
-        }
-    });
-    let since = root.noted.seen.since.or(root.noted.seen.first);
-    let since = since.map(|since| format!(" since {}", shown_time(since))).unwrap_or_default();
-    let made = if sources.is_empty() { String::new() } else { format!(", made of {}", sources.join(" and ")) };
-    format!("in {name}{since}{made}")
+        });
+        let since = self.known(root.noted.seen.since.or(root.noted.seen.first));
+        let since = since.map(|since| format!(" since {}", shown_time(since))).unwrap_or_default();
+        let made = if sources.is_empty() { String::new() } else { format!(", made of {}", sources.join(" and ")) };
+        format!("in {name}{since}{made}")
+    }
 }
 
 fn line(point: &Point<'_>, speech: &Speech<'_>, stop: Option<&Point<'_>>) -> Line {
     let (node, noted) = (&point.step.node, point.noted);
-    let (operator, does) = told_operator(node, &|name| speech.0.get(name).cloned().unwrap_or_default());
+    let (operator, does) = told_operator(node, &|name| speech.columns.get(name).cloned().unwrap_or_default());
     let below = point.inputs.first().map(|input| speech.columns(&input.step.node)).unwrap_or_default();
     let check = |check: &super::seen::Check| Check {
-        condition: match check.nearest {
-            Some(_) => Speech::check(check, &below),
-            None => text(&check.condition, &below),
-        },
+        condition: Speech::check(check, &below),
         passed: check.passed,
         unknown: check.unknown,
         of: check.of,
@@ -236,11 +239,12 @@ fn line(point: &Point<'_>, speech: &Speech<'_>, stop: Option<&Point<'_>>) -> Lin
         read: point.gate.map(|(_, through)| through.seen),
         came: seen.came,
         now: (node.kind == Kind::Table).then(|| seen.now()),
-        first: seen.first,
-        last: seen.last,
+        first: speech.known(seen.first),
+        since: speech.known(seen.since),
+        last: speech.known(seen.last),
         left: seen.left,
         stops: stop.is_some_and(|stop| std::ptr::eq(stop, point)),
-        rows: objects(node, &speech.columns(node), point.step.used.as_ref(), &shown),
+        rows: objects(node, &speech.columns(node), &point.told_columns(), &shown),
         checks: noted.checks.iter().map(check).collect(),
         faults: faults.collect(),
         inputs: point.inputs.iter().map(|input| line(input, speech, stop)).collect(),
