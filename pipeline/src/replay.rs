@@ -1,22 +1,22 @@
 //! The log read again in the background, through the same decoding, deduplication and enrichment, for derived streams that come
-//! later: on one thread of its own, throttled, and slower while what is live falls behind.
+//! later: on threads of its own that give way to all others, throttled, and slower while what is live falls behind.
 //!
 //! Invariant: nothing goes on to the stream that is not of the past, and all of the past does, in the order of ticks.
 
-use std::collections::{BTreeMap, VecDeque};
+mod intake;
+mod throttle;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use operators::batch::{TICK, u64s};
 use operators::counters::Counters;
-use operators::record::Stream;
-use operators::time::Tick;
 use queries::live::{Feed, Live, Past};
 use sources::Delivery;
-use sources::delivery::{Capacity, Nothing, Receiver, channel};
-use sources::log::system_clock;
+use sources::delivery::{Capacity, channel};
 use timely::worker::Worker;
+
+use self::intake::Intake;
 
 use crate::job::Origin;
 use crate::topology::{self, Inputs};
@@ -25,13 +25,8 @@ use crate::topology::{self, Inputs};
 const PARK: Duration = Duration::from_millis(5);
 /// Deliveries taken in before the operators run again.
 const DELIVERIES_MAX: usize = 4;
-/// Rows that wait for the limit to move before no more are taken in.
-const STASH_ROWS_MAX: usize = 50_000;
-/// While what is live is further behind the clock than this, only a share of the rows is read.
-const BEHIND_MS_MAX: u64 = 500;
-const SHARE_WHILE_BEHIND: f64 = 0.1;
-/// What may be read at once after a pause.
-const BURST: Duration = Duration::from_millis(50);
+#[cfg(target_os = "linux")]
+const LOWEST_PRIORITY: i32 = 19;
 /// How long the log is waited for before an idle partition is taken to have nothing more, in milliseconds.
 pub const SLACK_MS: u64 = 500;
 
@@ -52,23 +47,29 @@ impl<O: Origin> Past for Replay<O> {
         // Its figures would be taken for those of the running dataflow.
         metrics::with_local_recorder(&metrics::NoopRecorder, || self.work(names, feed))
     }
+
+    fn give_way(&self) {
+        yield_to_others();
+    }
 }
 
 impl<O: Origin> Replay<O> {
     fn work(&self, names: &[String], feed: &Arc<Feed>) -> Result<(), String> {
+        yield_to_others();
         let stop = Arc::new(AtomicBool::new(false));
         let this = std::thread::current();
         let (sender, receiver) = channel(self.capacity, move || this.unpark());
         let (origin, stopped) = (self.origin.clone(), stop.clone());
         let read = move || {
+            yield_to_others();
             metrics::with_local_recorder(&metrics::NoopRecorder, || origin.read(0, 1, sender, stopped))
                 .map_err(|why| why.to_string())
         };
         let reader = std::thread::Builder::new().name("history-reader".into()).spawn(read);
         let reader = reader.map_err(|why| format!("no thread can be started: {why}"))?;
         let intake = Intake::new(receiver, feed.clone(), self.rows_per_s);
-        let (names, options) = (names.to_vec(), self.topology);
-        let whole = timely::execute_directly(move |worker| run(worker, &names, options, intake));
+        let (names, options, feed) = (names.to_vec(), self.topology, feed.clone());
+        let whole = timely::execute_directly(move |worker| run(worker, &names, options, &feed, intake));
         stop.store(true, Ordering::Relaxed);
         match reader.join() {
             // The receiver is gone before the reader has ended: that is how it is told.
@@ -81,8 +82,7 @@ impl<O: Origin> Replay<O> {
 }
 
 /// Returns whether everything that is wanted was read.
-fn run(worker: &mut Worker, names: &[String], options: topology::Options, mut intake: Intake) -> bool {
-    let feed = intake.feed.clone();
+fn run(worker: &mut Worker, names: &[String], options: topology::Options, feed: &Feed, mut intake: Intake) -> bool {
     let live = Live::of_the_past(names);
     let (mut inputs, _probes) = topology::build(worker, options, &[], &Counters::default(), Some(&live));
     let taps = live.taps();
@@ -102,12 +102,12 @@ fn run(worker: &mut Worker, names: &[String], options: topology::Options, mut in
         } else {
             worker.step_or_park(Some(PARK));
         }
-        let frontier = taps.pump(&feed);
+        let frontier = taps.pump(feed);
         feed.park(intake.is_parked());
         if feed.is_stopped() || feed.cut().is_some_and(|cut| frontier >= cut.first) {
             break;
         }
-        if intake.ended {
+        if intake.has_ended() {
             whole = false;
             break;
         }
@@ -118,131 +118,22 @@ fn run(worker: &mut Worker, names: &[String], options: topology::Options, mut in
     whole
 }
 
+/// The thread, and those that it starts from now on, get what time is left by the others of the machine.
+fn yield_to_others() {
+    // Elsewhere a priority belongs to the whole process.
+    #[cfg(target_os = "linux")]
+    #[expect(unsafe_code, reason = "a system call that takes numbers and touches no memory of ours")]
+    // SAFETY: setpriority reads its three numbers only. Where it fails, the thread is as any other.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST_PRIORITY);
+    }
+}
+
 fn take(inputs: &mut Inputs, delivery: Delivery) {
     match delivery {
         Delivery::Rows(stream, rows) => inputs.send(stream, rows),
         // They were reported when they came.
         Delivery::Rejected(..) => {}
         Delivery::Frontier(stream, frontier) => inputs.advance(stream, frontier),
-    }
-}
-
-/// The reader's deliveries as far as they may be taken in.
-struct Intake {
-    receiver: Receiver,
-    feed: Arc<Feed>,
-    rows_per_s: f64,
-    /// Rows that may be read now; less than none after a large batch.
-    allowed: f64,
-    since: Instant,
-    stash: BTreeMap<Stream, VecDeque<arrow::array::RecordBatch>>,
-    stashed_rows: usize,
-    /// How far the reader is with each stream, and what of it was told on.
-    frontiers: BTreeMap<Stream, (Option<Tick>, Tick)>,
-    ended: bool,
-}
-
-impl Intake {
-    fn new(receiver: Receiver, feed: Arc<Feed>, rows_per_s: u64) -> Self {
-        Self {
-            receiver,
-            feed,
-            rows_per_s: rows_per_s as f64,
-            allowed: 0.0,
-            since: Instant::now(),
-            stash: BTreeMap::new(),
-            stashed_rows: 0,
-            frontiers: Stream::ALL.iter().map(|stream| (*stream, (Some(0), 0))).collect(),
-            ended: false,
-        }
-    }
-
-    /// Whether the rate allows for more.
-    fn is_allowed(&mut self) -> bool {
-        let now = Instant::now();
-        let behind_ms = system_clock()().saturating_sub(self.feed.live());
-        let share = if behind_ms > BEHIND_MS_MAX { SHARE_WHILE_BEHIND } else { 1.0 };
-        let rate = self.rows_per_s * share;
-        self.allowed += rate * now.duration_since(self.since).as_secs_f64();
-        self.allowed = self.allowed.min(rate * BURST.as_secs_f64());
-        self.since = now;
-        self.allowed > 0.0
-    }
-
-    fn next(&mut self) -> Option<Delivery> {
-        if !self.is_allowed() {
-            return None;
-        }
-        loop {
-            if let Some(delivery) = self.due() {
-                return Some(delivery);
-            }
-            if self.stashed_rows > STASH_ROWS_MAX && self.feed.cut().is_none() {
-                return None;
-            }
-            match self.receiver.try_recv() {
-                Ok(Delivery::Rows(stream, rows)) => {
-                    self.stashed_rows += rows.num_rows();
-                    self.stash.entry(stream).or_default().push_back(rows);
-                }
-                Ok(Delivery::Frontier(stream, frontier)) => {
-                    self.frontiers.entry(stream).or_insert((Some(0), 0)).0 = frontier;
-                }
-                Ok(Delivery::Rejected(..)) => {}
-                Err(Nothing::Yet) => return None,
-                Err(Nothing::Ever) => {
-                    self.ended = self.stash.values().all(VecDeque::is_empty);
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// What may be taken in of what has come: rows before the limit, and frontiers up to it.
-    fn due(&mut self) -> Option<Delivery> {
-        let (limit, cut) = (self.feed.limit(), self.feed.cut());
-        for (stream, stash) in &mut self.stash {
-            while let Some(rows) = stash.front() {
-                let first = u64s(rows, TICK).values().first().copied().unwrap_or(0);
-                let newest = u64s(rows, TICK).values().iter().copied().max().unwrap_or(0);
-                if newest >= limit && cut.is_none() {
-                    break;
-                }
-                let rows = stash.pop_front()?;
-                self.stashed_rows -= rows.num_rows();
-                let rows = match &cut {
-                    Some(cut) if *stream == Stream::Telemetry => cut.telemetry(&rows),
-                    Some(cut) => cut.table(&rows),
-                    None => rows,
-                };
-                if rows.num_rows() > 0 {
-                    if *stream == Stream::Telemetry {
-                        self.feed.count(rows.num_rows(), first);
-                    }
-                    self.allowed -= rows.num_rows() as f64;
-                    return Some(Delivery::Rows(*stream, rows));
-                }
-            }
-        }
-        for (stream, (frontier, told)) in &mut self.frontiers {
-            // Not past what waits.
-            let first = |rows: &arrow::array::RecordBatch| u64s(rows, TICK).values().iter().copied().min();
-            let waits = self.stash.get(stream).into_iter().flatten().filter_map(first).min();
-            let wanted = frontier.unwrap_or(limit).min(limit).min(waits.unwrap_or(limit));
-            if wanted > *told {
-                *told = wanted;
-                return Some(Delivery::Frontier(*stream, Some(wanted)));
-            }
-        }
-        None
-    }
-
-    /// Whether everything before the limit was taken in.
-    fn is_parked(&self) -> bool {
-        let limit = self.feed.limit();
-        self.frontiers.iter().all(|(stream, (frontier, told))| {
-            let waits = self.stash.get(stream).is_some_and(|stash| !stash.is_empty());
-            *told >= limit || waits || frontier.is_none_or(|frontier| frontier >= limit)
-        })
     }
 }

@@ -115,6 +115,13 @@ impl Fleet {
         }
     }
 
+    /// A message of the first vehicle with this time.
+    pub fn late(&self, ts: u64) {
+        let value =
+            format!(r#"{{"device_id":"d0000000","ts":{ts},"seq":{},"lat":45.1,"lon":5.1,"speed_kmh":77.5}}"#, now_us());
+        self.put("telemetry", "d0000000", &value);
+    }
+
     /// Sends messages at a rate, each with the moment of its sending in `seq`; the most milliseconds behind its plan.
     pub fn send(&self, rate: u64, stop: &AtomicBool) -> f64 {
         let start = Instant::now();

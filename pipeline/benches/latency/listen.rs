@@ -17,16 +17,33 @@ const WINDOW_MS: u64 = 500;
 
 /// Latencies in microseconds.
 #[derive(Default)]
-pub struct Latencies(Mutex<Vec<u64>>);
+pub struct Latencies(Mutex<Vec<u64>>, Mutex<Vec<(u64, u64)>>);
 
 impl Latencies {
     fn add(&self, many: impl Iterator<Item = u64>) {
-        self.0.lock().unwrap().extend(many);
+        let mut all = self.0.lock().unwrap();
+        let before = all.len();
+        all.extend(many);
+        if let Some(worst) = all[before..].iter().max() {
+            self.1.lock().unwrap().push((now_us() / 1_000_000, *worst));
+        }
+    }
+
+    /// The worst of each second, in milliseconds.
+    pub fn print_seconds(&self) {
+        let mut worst = std::collections::BTreeMap::new();
+        for (second, latency) in self.1.lock().unwrap().iter() {
+            let of = worst.entry(*second).or_insert(0);
+            *of = (*latency).max(*of);
+        }
+        let worst: Vec<String> = worst.values().map(|worst| (worst / 1_000).to_string()).collect();
+        println!("  worst of each second: {}", worst.join(" "));
     }
 
     /// Forgets what came before.
     pub fn clear(&self) {
         self.0.lock().unwrap().clear();
+        self.1.lock().unwrap().clear();
     }
 
     /// Prints how many there are and how they are spread.

@@ -6,6 +6,8 @@
 //!
 //! With `to=kafka` the program writes to Kafka instead of Redis, and the time is that to the enriched message there; beside it
 //! stands how late another consumer has the message itself. Options of the program are given as `time.tick_ms=1`.
+//!
+//! With `session=yes` it is what an analyst does meanwhile that is measured, step by step.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on has to end")]
 
@@ -19,6 +21,7 @@ use it::{program, services};
 
 mod fleet;
 mod listen;
+mod session;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +44,10 @@ fn main() {
     };
     let (rate, vehicles) = (number("rate", 20_000), number("vehicles", 100_000));
     let time = Duration::from_secs(number("seconds", 60));
-    let to = std::env::args().find_map(|argument| Some(argument.strip_prefix("to=")?.to_owned())).unwrap_or_default();
+    let text = |name: &str| {
+        std::env::args().find_map(|argument| Some(argument.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+    };
+    let to = text("to").unwrap_or_default();
     let fleet = Fleet::new(vehicles);
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("fleet.toml");
@@ -64,6 +70,15 @@ fn main() {
     };
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| fleet.send(rate, &stop));
+        if text("session").is_some() {
+            wait(WARM);
+            let session = session::Session { program: &program, directory: directory.path(), rows: &rows, edge: &edge };
+            // A step that fails ends the sending too.
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| session.run(&fleet, time)));
+            stop.store(true, Ordering::Relaxed);
+            println!("producer: at most {:.1} ms behind its plan", sending.join().unwrap());
+            return done.unwrap();
+        }
         for (what, changes_per_s) in [("references change 10 times a second", 10), ("references silent", 0)] {
             let changing = Arc::new(AtomicBool::new(true));
             let handle = scope.spawn({

@@ -20,11 +20,12 @@ use crate::job::Origin;
 use crate::origin::{Embedded, Kafka};
 use crate::replay::{Replay, SLACK_MS};
 
-/// Of the log that is read again: rows of a batch, how far a partition may be ahead in milliseconds, and rows that wait. Less
-/// than for what is live, which it is not to hold up.
+/// Of the log that is read again: rows of a batch, how far a partition may be ahead in milliseconds, rows that wait, and bytes that
+/// are fetched before. Less than for what is live, which it is not to hold up.
 const BATCH_ROWS_MAX: usize = 1_000;
 const AHEAD_MS_MAX: u64 = 1_000;
 const CHANNEL_ROWS_MAX: usize = 20_000;
+const PREFETCH_BYTES_MAX: usize = 4 << 20;
 
 /// The inputs of the process.
 pub struct Inputs {
@@ -76,6 +77,7 @@ impl Inputs {
         let mut again = config.clone();
         // Lag tools show the group of the running dataflow.
         again.kafka.group = format!("{}-history", config.kafka.group);
+        again.kafka.prefetch_bytes_max = config.kafka.prefetch_bytes_max.min(PREFETCH_BYTES_MAX);
         (again.time.slack_ms_min, again.time.slack_ms_max) = (SLACK_MS, SLACK_MS);
         again.reader.batch_rows_max = config.reader.batch_rows_max.min(BATCH_ROWS_MAX);
         again.reader.ahead_ms_max = config.reader.ahead_ms_max.min(AHEAD_MS_MAX);

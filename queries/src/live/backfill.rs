@@ -3,8 +3,8 @@
 //! Invariant: what is read again ends where what is live begins, at one tick; until then nobody sees the stream.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use operators::error::Refusal;
@@ -40,7 +40,8 @@ pub enum History {
 pub(super) struct Building {
     /// Names that it uses.
     pub uses: BTreeSet<String>,
-    stopped: AtomicBool,
+    /// Why it is given up.
+    stopped: OnceLock<&'static str>,
     percent: AtomicU64,
 }
 
@@ -52,8 +53,9 @@ impl Building {
         Self { uses, ..Self::default() }
     }
 
-    pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
+    pub fn stop(&self, why: &'static str) {
+        // The first reason stands.
+        let _ = self.stopped.set(why);
     }
 
     /// How far it is, in hundredths.
@@ -62,10 +64,7 @@ impl Building {
     }
 
     fn check(&self) -> Result<(), Refusal> {
-        if self.stopped.load(Ordering::Acquire) {
-            return Err(Refusal::new("stream_build_stopped", "the stream was dropped while it was built"));
-        }
-        Ok(())
+        self.stopped.get().map_or(Ok(()), |why| Err(Refusal::new("stream_build_stopped", *why)))
     }
 }
 
@@ -162,6 +161,7 @@ impl Engine {
     ) -> Result<Tick, Refusal> {
         let past =
             self.past.get().cloned().ok_or_else(|| unreadable("this process keeps no log that could be read"))?;
+        feed.follow(self.keeper.as_of());
         let reading = feed.clone();
         let read = move || {
             if let Err(why) = past.read(&reading.names, &reading) {
@@ -178,8 +178,10 @@ impl Engine {
                     return Err(unreadable(&why));
                 }
                 self.within_budget(whole)?;
+                let live = self.keeper.as_of();
+                feed.follow(live);
                 if feed.cut().is_none() && !self.telemetry().is_marking() {
-                    feed.follow(self.keeper.as_of(), OVERLAP_MS);
+                    feed.read_until(live.saturating_sub(OVERLAP_MS));
                 }
                 let (percent, rows) = (feed.percent(), feed.rows());
                 building.percent.store(percent, Ordering::Relaxed);

@@ -167,7 +167,7 @@ impl Engine {
     pub async fn remove(&self, name: &str) -> Result<(), Refusal> {
         let building = self.state().building.get(name).cloned();
         if let Some(building) = building {
-            building.stop();
+            building.stop("the stream was dropped while it was built");
             while self.state().building.contains_key(name) {
                 tokio::time::sleep(LOOK).await;
             }
@@ -191,7 +191,10 @@ impl Engine {
     /// Gives up what is on its way: the process ends.
     pub fn stop(&self) {
         self.stop_following();
-        self.state().building.values().for_each(|building| building.stop());
+        self.state()
+            .building
+            .values()
+            .for_each(|building| building.stop("the process ended while the stream was built"));
     }
 }
 

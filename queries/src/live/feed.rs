@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use datafusion::arrow::array::{AsArray, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
@@ -29,6 +29,9 @@ pub trait Past: Send + Sync {
     /// # Errors
     /// The log cannot be read.
     fn read(&self, names: &[String], feed: &Arc<Feed>) -> Result<(), String>;
+
+    /// Has the calling thread give way to all others, for what it works on is of the past.
+    fn give_way(&self) {}
 }
 
 /// Where the past ends and what is live begins.
@@ -72,8 +75,6 @@ struct Fed {
     next_worker: usize,
     flight: VecDeque<(Tick, usize)>,
     tables: BTreeMap<String, BTreeMap<Row, Diff>>,
-    cut: Option<Arc<Cut>>,
-    failure: Option<String>,
 }
 
 /// What was read of the past, on its way to the workers.
@@ -84,7 +85,10 @@ pub struct Feed {
     since: Tick,
     /// What is made of it.
     made: Arc<Held>,
+    /// Held by threads that give way to all others: those that may not wait try.
     fed: Mutex<Fed>,
+    cut: OnceLock<Arc<Cut>>,
+    failure: OnceLock<String>,
     /// Whether there is anything for a worker.
     news: Vec<AtomicBool>,
     /// Nothing from here on is to be read yet.
@@ -106,6 +110,8 @@ impl Feed {
             since,
             made,
             fed: Mutex::new(Fed { parcels, ..Fed::default() }),
+            cut: OnceLock::new(),
+            failure: OnceLock::new(),
             news: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             limit: AtomicU64::new(0),
             live: AtomicU64::new(0),
@@ -157,9 +163,13 @@ impl Feed {
         self.live.load(Ordering::Relaxed)
     }
 
-    pub(super) fn follow(&self, live: Tick, behind: u64) {
+    /// Tells which tick the running streams are of.
+    pub(super) fn follow(&self, live: Tick) {
         self.live.store(live, Ordering::Relaxed);
-        self.limit.store(live.saturating_sub(behind), Ordering::Release);
+    }
+
+    pub(super) fn read_until(&self, limit: Tick) {
+        self.limit.store(limit, Ordering::Release);
     }
 
     /// Tells whether everything up to the limit was read.
@@ -174,13 +184,13 @@ impl Feed {
     /// Where the past ends, once it is known.
     #[must_use]
     pub fn cut(&self) -> Option<Arc<Cut>> {
-        self.fed().cut.clone()
+        self.cut.get().cloned()
     }
 
     pub(super) fn end_at(&self, cut: Cut) {
         // The limit last: nothing beyond the old one passes without the cut.
         let first = cut.first;
-        self.fed().cut = Some(Arc::new(cut));
+        let _ = self.cut.set(Arc::new(cut));
         self.limit.store(first, Ordering::Release);
     }
 
@@ -208,37 +218,45 @@ impl Feed {
     }
 
     fn put(&self, name: &str, parcel: Parcel) {
-        let mut fed = self.fed();
-        let (upto, workers) = (fed.cut.as_ref().map_or(Tick::MAX, |cut| cut.first), fed.parcels.len());
-        let (worker, parcel) = match parcel {
-            Parcel::Events(rows) => {
-                let ticks = rows.column(rows.num_columns() - 1).as_primitive::<UInt64Type>();
-                let wanted = |tick: &Tick| Some(*tick >= self.since && *tick < upto);
-                let wanted: BooleanArray = ticks.values().iter().map(wanted).collect();
-                let rows = filter_record_batch(&rows, &wanted).expect("as many flags as rows");
-                if rows.num_rows() == 0 {
-                    return;
-                }
-                let newest = rows.column(rows.num_columns() - 1).as_primitive::<UInt64Type>().values();
-                let newest = newest.iter().copied().max().unwrap_or(0);
-                fed.waiting_rows += rows.num_rows();
-                fed.flight.push_back((newest, rows.num_rows()));
-                fed.next_worker = (fed.next_worker + 1) % workers;
-                (fed.next_worker, Parcel::Events(rows))
-            }
+        let upto = self.cut.get().map_or(Tick::MAX, |cut| cut.first);
+        let (rows, parcel) = match parcel {
+            Parcel::Events(rows) => match self.wanted(&rows, upto) {
+                Some(rows) => (rows.num_rows(), Parcel::Events(rows)),
+                None => return,
+            },
             Parcel::Updates(mut updates) => {
                 updates.retain(|(_, tick, _)| *tick < upto);
-                let table = fed.tables.entry(name.to_owned()).or_default();
-                for (row, _, diff) in &updates {
-                    count(table, row.clone(), *diff);
-                }
-                fed.waiting_rows += updates.len();
-                (0, Parcel::Updates(updates))
+                (updates.len(), Parcel::Updates(updates))
             }
         };
+        let mut fed = self.fed();
+        let workers = fed.parcels.len();
+        let worker = match &parcel {
+            Parcel::Events(events) => {
+                fed.flight.push_back((newest(events), rows));
+                fed.next_worker = (fed.next_worker + 1) % workers;
+                fed.next_worker
+            }
+            Parcel::Updates(updates) => {
+                let table = fed.tables.entry(name.to_owned()).or_default();
+                for (row, _, diff) in updates {
+                    count(table, row.clone(), *diff);
+                }
+                0
+            }
+        };
+        fed.waiting_rows += rows;
         fed.parcels[worker].entry(name.to_owned()).or_default().push_back(parcel);
         drop(fed);
         self.news[worker].store(true, Ordering::Release);
+    }
+
+    /// The events that are wanted of a batch.
+    fn wanted(&self, rows: &RecordBatch, upto: Tick) -> Option<RecordBatch> {
+        let wanted = |tick: &Tick| Some(*tick >= self.since && *tick < upto);
+        let wanted: BooleanArray = ticks(rows).iter().map(wanted).collect();
+        let rows = filter_record_batch(rows, &wanted).expect("as many flags as rows");
+        Some(rows).filter(|rows| rows.num_rows() > 0)
     }
 
     fn advance(&self, frontier: Tick) {
@@ -254,9 +272,18 @@ impl Feed {
         self.news[worker].swap(false, Ordering::AcqRel)
     }
 
-    /// What there is for a worker of a port, and the tick before which nothing comes any more.
-    pub(super) fn take(&self, worker: usize, name: &str) -> (VecDeque<Parcel>, Tick) {
-        let mut fed = self.fed();
+    /// What there is for a worker of a port, and the tick before which nothing comes any more. While another thread is about
+    /// it there is nothing yet, unless this is the last time that anything is taken.
+    pub(super) fn take(&self, worker: usize, name: &str, last: bool) -> (VecDeque<Parcel>, Tick) {
+        let fed = match self.fed.try_lock() {
+            Ok(fed) => Some(fed),
+            Err(TryLockError::Poisoned(fed)) => Some(fed.into_inner()),
+            Err(TryLockError::WouldBlock) => last.then(|| self.fed()),
+        };
+        let Some(mut fed) = fed else {
+            self.news[worker].store(true, Ordering::Release);
+            return (VecDeque::new(), 0);
+        };
         let taken = fed.parcels[worker].get_mut(name).map(std::mem::take).unwrap_or_default();
         let rows: usize = taken
             .iter()
@@ -274,11 +301,11 @@ impl Feed {
     }
 
     pub(super) fn failed(&self, why: String) {
-        self.fed().failure.get_or_insert(why);
+        let _ = self.failure.set(why);
     }
 
     pub(super) fn failure(&self) -> Option<String> {
-        self.fed().failure.clone()
+        self.failure.get().cloned()
     }
 
     /// What a table would need at the end of the past to be what the running dataflow has.
@@ -290,6 +317,14 @@ impl Feed {
         }
         wanted.into_iter().collect()
     }
+}
+
+fn ticks(events: &RecordBatch) -> &[Tick] {
+    events.column(events.num_columns() - 1).as_primitive::<UInt64Type>().values()
+}
+
+fn newest(events: &RecordBatch) -> Tick {
+    ticks(events).iter().copied().max().unwrap_or(0)
 }
 
 /// Ends of the streams of a dataflow that reads the past.

@@ -50,9 +50,9 @@ impl Inlet {
 
     /// What there is of the past, and the first tick that more of it can have. Whether it has begun is asked before: then
     /// nothing of the past comes any more.
-    fn past(&self) -> (VecDeque<Parcel>, Tick) {
+    fn past(&self, begun: bool) -> (VecDeque<Parcel>, Tick) {
         match &self.install.past {
-            Some(feed) if self.begin.is_none() => feed.take(self.worker, &self.port),
+            Some(feed) if self.begin.is_none() => feed.take(self.worker, &self.port, begun),
             _ => (VecDeque::new(), 0),
         }
     }
@@ -103,7 +103,7 @@ fn events<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: A
         let mut inlet = Inlet { worker, port, queue, install, begin: None, held: Some(capability) };
         move |output| {
             let begun = inlet.install.start.begun().is_some();
-            let (past, frontier) = inlet.past();
+            let (past, frontier) = inlet.past(begun);
             for parcel in past {
                 if let (Parcel::Events(rows), Some(held)) = (parcel, &inlet.held) {
                     output.session(held).give_container(&mut rows.into());
@@ -144,7 +144,7 @@ fn table<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: Ar
         let mut inlet = Inlet { worker, port, queue, install, begin: None, held: Some(capability) };
         move |output| {
             let begun = inlet.install.start.begun().is_some();
-            let (past, frontier) = inlet.past();
+            let (past, frontier) = inlet.past(begun);
             for parcel in past {
                 if let (Parcel::Updates(mut updates), Some(held)) = (parcel, &inlet.held) {
                     output.session(held).give_container(&mut updates);

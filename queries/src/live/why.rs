@@ -113,8 +113,12 @@ impl Engine {
         let (bytes_max, stop) = (self.options.bytes_max, stopped.0.clone());
         let work = Work { prepared, past, kept, deadline, bytes_max, stopped: stop };
         let (tell, told) = tokio::sync::oneshot::channel();
+        let give_way = self.past.get().cloned();
         let thread = std::thread::Builder::new().name("why".into()).stack_size(STACK_BYTES).spawn(move || {
             guard();
+            if let Some(past) = give_way {
+                past.give_way();
+            }
             let done = work.run();
             drop((following, reading));
             // Nobody may wait any more.
@@ -259,14 +263,11 @@ fn log(prepared: &Prepared, keeper: &Keeper, first: Tick) -> Log {
     let Prepared { names, relation, since, .. } = prepared;
     let made = Held::not_kept("why", relation.schema.clone(), Kind::Table);
     let feed = Arc::new(Feed::new(names.clone(), *since, made.clone(), 1));
+    // What comes from then on is not asked for.
     feed.end_at(Cut { before: first, last: BTreeMap::new(), first });
+    feed.follow(keeper.as_of());
     let keeper = keeper.clone();
-    let keep_up = move |feed: &Feed| {
-        let as_of = keeper.as_of().max(first);
-        // The limit stays: what comes from then on is not asked for.
-        feed.follow(as_of, as_of - first);
-    };
-    keep_up(&feed);
+    let keep_up = move |feed: &Feed| feed.follow(keeper.as_of());
     Log { feed, made, keep_up: Box::new(keep_up) }
 }
 

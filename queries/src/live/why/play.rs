@@ -232,7 +232,7 @@ impl Run {
             let mut frontier = Tick::MAX;
             let mut any = false;
             for name in &log.feed.names {
-                let (parcels, upto) = log.feed.take(0, name);
+                let (parcels, upto) = log.feed.take(0, name, true);
                 frontier = frontier.min(upto);
                 any |= !parcels.is_empty();
                 parcels.iter().try_for_each(|parcel| self.send(name, parcel))?;

@@ -52,7 +52,10 @@ impl<'a> Point<'a> {
 
     /// Whether a row of the key ever came.
     pub fn was_there(&self) -> bool {
-        self.noted.seen.came > 0
+        let seen = &self.noted.seen;
+        // What came and went within one tick was never there: a join puts out such rows on its way to an answer.
+        let passing = seen.now() <= 0 && seen.left.is_some() && seen.left == seen.first;
+        seen.came > 0 && !passing
     }
 
     /// Whether one is there now; events that came are.

@@ -29,7 +29,7 @@ const PLANS: [&str; 31] = [
     "SELECT x.a, y.s, x.s AS z FROM t x JOIN t y ON x.a = y.a",
     "SELECT a, s, f FROM t WHERE a IN (SELECT a FROM u)",
     "SELECT a, s, f FROM t WHERE a NOT IN (SELECT a FROM u)",
-    "SELECT a, s, f FROM t WHERE a NOT IN (SELECT a FROM u WHERE a IS NOT NULL)",
+    "SELECT a, s, f FROM t WHERE a NOT IN (SELECT a FROM u WHERE a > 2)",
     "SELECT a, s, f FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.a = t.a AND u.f > t.f)",
     "SELECT a, s, f FROM t WHERE a IN (SELECT a FROM u) OR f > 2",
     "SELECT a, s, f FROM t WHERE f > (SELECT avg(f) FROM u)",
