@@ -168,7 +168,9 @@ fn refused(why: &Refusal) -> Response {
         "why_failed" => StatusCode::INTERNAL_SERVER_ERROR,
         "why_too_large" => StatusCode::UNPROCESSABLE_ENTITY,
         "sink_not_purged" => StatusCode::BAD_GATEWAY,
-        "sql_not_caught_up" | "stream_past_unreadable" | "sql_too_many_streams" => StatusCode::SERVICE_UNAVAILABLE,
+        "why_stopped" | "sql_not_caught_up" | "stream_past_unreadable" | "sql_too_many_streams" => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         _ => StatusCode::BAD_REQUEST,
     };
     warp::reply::with_status(warp::reply::json(why), status).into_response()

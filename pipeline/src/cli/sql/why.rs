@@ -97,7 +97,7 @@ mod tests {
         let told = json!({
             "says": "not in fast: of 12 rows none passes speed_kmh > 100", "notes": ["a note"], "rows": [],
             "read": {"messages": 40, "until": 5_000},
-            "plan": {"operator": "Map", "does": "where …", "kind": "table", "came": 0, "now": 0, "stops": true,
+            "plan": {"operator": "Map", "does": "where …", "kind": "table", "came": 3, "now": 0, "stops": true, "left": 3_000,
                 "checks": [{"condition": "speed_kmh > 100", "passed": 0, "unknown": 2, "of": 12}],
                 "faults": [{"operator": "Map", "message": "Divide by zero", "rows": 1}], "inputs": [read]},
         });
@@ -107,7 +107,7 @@ note: a note
 read: 40 messages of the log, up to 1970-01-01T00:00:05Z
 
 Map table: where …   <- here they end
-  | none now
+  | none now, the last left 1970-01-01T00:00:03Z
   | 0 of 12 pass speed_kmh > 100, null for 2
   | no result for 1: Map: Divide by zero
   Get events: telemetry
