@@ -285,14 +285,7 @@ impl Feed {
             return (VecDeque::new(), 0);
         };
         let taken = fed.parcels[worker].get_mut(name).map(std::mem::take).unwrap_or_default();
-        let rows: usize = taken
-            .iter()
-            .map(|parcel| match parcel {
-                Parcel::Events(rows) => rows.num_rows(),
-                Parcel::Updates(updates) => updates.len(),
-            })
-            .sum();
-        fed.waiting_rows -= rows;
+        fed.waiting_rows -= taken.iter().map(Parcel::rows).sum::<usize>();
         (taken, fed.frontier)
     }
 
