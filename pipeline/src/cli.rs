@@ -40,7 +40,6 @@ pub struct Cli {
 
 /// What can be asked of the program.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one a process")]
 pub enum Command {
     /// Run everything in one process: log, dataflow, sinks, and the live map at the address of `edge.listen`.
     #[command(after_help = "\

@@ -50,6 +50,10 @@ impl<O: Origin> Past for Replay<O> {
         // Its figures would be taken for those of the running dataflow.
         metrics::with_local_recorder(&metrics::NoopRecorder, || self.work(names, feed))
     }
+
+    fn give_way(&self) {
+        yield_to_others();
+    }
 }
 
 impl<O: Origin> Replay<O> {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: whoever asks sees what their rights let them see, and changes nothing without the right to. A request changes what is declared or nothing; its answer comes once the change holds for every reader.
 
+mod why;
+
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,6 +27,8 @@ use warp::reply::{Reply, Response};
 
 use crate::reads::login::{self, Gate};
 use crate::view_sinks::ViewSinks;
+
+pub use why::route as why;
 
 /// Longest text of a declaration, in bytes.
 const TEXT_BYTES_MAX: u64 = 64 << 10;
@@ -160,20 +164,25 @@ struct How {
 
 impl How {
     fn history(&self) -> Result<History, Refusal> {
-        match self.history.as_deref() {
-            None | Some("all") => Ok(History::All),
-            Some("none") => Ok(History::No),
-            Some(text) => match duration_ms(text).and_then(|ms| u64::try_from(ms).ok()) {
-                Some(ms) => Ok(History::Last(ms)),
-                None => Err(Refusal::new("history_invalid", format!("{} is no length of time", excerpt(text)))
-                    .at("history")
-                    .hint("write all, none, or a time such as 7 days, 12 hours, 30 minutes")),
-            },
-        }
+        history(self.history.as_deref())
     }
 
     fn status(&self, done: StatusCode) -> StatusCode {
         if self.detach { StatusCode::ACCEPTED } else { done }
+    }
+}
+
+/// How much of the past is meant.
+fn history(text: Option<&str>) -> Result<History, Refusal> {
+    match text {
+        None | Some("all") => Ok(History::All),
+        Some("none") => Ok(History::No),
+        Some(text) => match duration_ms(text).and_then(|ms| u64::try_from(ms).ok()) {
+            Some(ms) => Ok(History::Last(ms)),
+            None => Err(Refusal::new("history_invalid", format!("{} is no length of time", excerpt(text)))
+                .at("history")
+                .hint("write all, none, or a time such as 7 days, 12 hours, 30 minutes")),
+        },
     }
 }
 
@@ -197,8 +206,13 @@ fn refused(why: &Refusal) -> Response {
             StatusCode::CONFLICT
         }
         "sql_budget_exceeded" => StatusCode::UNPROCESSABLE_ENTITY,
+        "why_busy" => StatusCode::TOO_MANY_REQUESTS,
+        "why_failed" => StatusCode::INTERNAL_SERVER_ERROR,
+        "why_too_large" => StatusCode::UNPROCESSABLE_ENTITY,
         "sink_not_purged" => StatusCode::BAD_GATEWAY,
-        "sql_not_caught_up" | "stream_past_unreadable" | "sql_too_many_streams" => StatusCode::SERVICE_UNAVAILABLE,
+        "why_stopped" | "sql_not_caught_up" | "stream_past_unreadable" | "sql_too_many_streams" => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         _ => StatusCode::BAD_REQUEST,
     };
     let mut response = warp::reply::with_status(warp::reply::json(why), status).into_response();

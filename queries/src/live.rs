@@ -16,6 +16,7 @@ mod relations;
 mod send;
 mod subscribe;
 mod tap;
+mod why;
 mod worker;
 
 pub use backfill::History;
@@ -27,4 +28,5 @@ pub use keep::{Change, Content, Keeper};
 pub use port::Ports;
 pub use send::{Sending, Sent};
 pub use tap::{TAP_BYTES_MAX, Tap, Tapped};
+pub use why::{Asked, Check, Fault, Line, Read, Why};
 pub use worker::Live;

@@ -10,6 +10,7 @@ mod express;
 mod hop;
 mod join;
 mod journeys;
+pub(crate) mod lineage;
 mod lower;
 mod meet;
 mod push;
@@ -47,6 +48,7 @@ pub use session::{Inputs, plan_sql, session};
 pub use share::{inlined, renamed, shareable, substitute};
 pub use state::{Kept, state};
 pub use tell::{Names, physical, spoken};
+pub(crate) use tell::{bound as told_bound, columns, text, told as told_operator};
 
 /// An expression over the columns of a node.
 pub type Expression = Arc<dyn PhysicalExpr>;

@@ -26,6 +26,7 @@ use crate::answer::Answer;
 pub(crate) use limits::session;
 pub(crate) use threads::Threads;
 pub use threads::is_guarded;
+pub(crate) use threads::{STACK_BYTES, guard};
 
 /// Longest text of a question, in bytes.
 pub const SQL_BYTES_MAX: usize = 64 << 10;

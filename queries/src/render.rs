@@ -6,7 +6,7 @@
 mod accumulate;
 mod alarms;
 mod correct;
-mod evaluate;
+pub(crate) mod evaluate;
 mod fault;
 mod group;
 mod history;
@@ -43,6 +43,7 @@ use crate::plan::{Expression, Id, Node, Op};
 
 pub use fault::{Fault, fault_codec};
 pub use map::event_schema;
+pub(crate) use map::ticks;
 pub use usage::{Size, Usage};
 
 /// Rows that come and go.
@@ -88,6 +89,17 @@ impl<'s> Builder<'s> {
     #[must_use]
     pub fn faults(&self) -> Table<'s> {
         differential_dataflow::collection::concatenate(self.scope, self.faults.iter().cloned())
+    }
+
+    /// The errors of what [`render`](Self::render) builds of this node, and of nothing that was built before.
+    ///
+    /// # Errors
+    /// As of `render`.
+    pub(crate) fn render_alone(&mut self, node: &Arc<Node>) -> Result<(Rendered<'s>, Table<'s>)> {
+        let before = self.faults.len();
+        let rendered = self.render(node)?;
+        let own = self.faults[before..].iter().cloned();
+        Ok((rendered, differential_dataflow::collection::concatenate(self.scope, own)))
     }
 
     /// Builds a plan.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every text is run on one worker, on two, and with a restart in the middle, and has to be right each time.
 
-mod cells;
+pub(crate) mod cells;
 mod input;
 mod parse;
 mod play;
@@ -14,7 +14,7 @@ use std::fmt;
 use operators::time::Tick;
 
 use crate::catalog::{Catalog, File};
-use input::Input;
+pub(crate) use input::Input;
 use parse::{Block, Trial};
 use play::{Output, Played};
 
@@ -72,6 +72,13 @@ pub fn update(file: &File, catalog: &Catalog) -> Result<String, Wrong> {
     let ready = Ready::new(&file.text, catalog).map_err(of)?;
     let outputs = ready.play(1, false).map_err(of)?;
     verdict::rewritten(&ready, &file.text, &outputs).map_err(of)
+}
+
+/// The rows that a text gives, and its ticks.
+#[cfg(test)]
+pub(crate) fn given(text: &str, catalog: &Catalog) -> Result<(Vec<Input>, Vec<Tick>), (usize, String)> {
+    let ready = Ready::new(text, catalog)?;
+    Ok((ready.inputs, ready.ticks))
 }
 
 /// A test whose names are known and whose rows are read.

@@ -4,6 +4,7 @@
 //! updated. Refusals of the files are the answer, on standard output, with exit code 1.
 
 mod live;
+mod why;
 
 use std::path::{Path, PathBuf};
 

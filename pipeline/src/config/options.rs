@@ -110,6 +110,8 @@ pub struct Sql {
     pub topic_prefix: String,
     /// Messages of the log a second that are read again for a new one.
     pub build_rows_per_s: u64,
+    /// Milliseconds that following one key may take.
+    pub why_ms_max: u64,
 }
 
 /// Section `reader`.

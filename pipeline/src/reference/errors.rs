@@ -225,6 +225,22 @@ pub const ERRORS: &[ErrorCode] = &[
         "A new stream has not caught up within `sql.catch_up_ms_max`; the old one answers on.",
     ),
     error("stream_building", Met::Streams, "A stream that is still being built would be read or changed."),
+    error(
+        "why_busy",
+        Met::Streams,
+        "Another key is being followed, or a stream is being built from the log: ask again later.",
+    ),
+    error(
+        "why_failed",
+        Met::Streams,
+        "A key could not be followed: a fault of ours. Please report it with the stream's text.",
+    ),
+    error("why_stopped", Met::Streams, "Nobody waited any more for the answer to why a key is in a stream."),
+    error(
+        "why_too_large",
+        Met::Streams,
+        "Following a key takes more memory or operators than it may: ask for less time.",
+    ),
     error("stream_build_stopped", Met::Streams, "A stream was dropped, or the process ended, while it was built."),
     error(
         "stream_past_unreadable",

@@ -45,6 +45,7 @@ impl Streams {
             time_window_ms: config.sql.time_window_ms,
             streams_max: config.sql.streams_max,
             catch_up_ms_max: config.sql.catch_up_ms_max,
+            why_ms_max: config.sql.why_ms_max,
         };
         let engine = Arc::new(Engine::new(catalog, options));
         if !config.sql.streams.is_empty() {
@@ -64,7 +65,9 @@ impl Streams {
     pub fn routes(&self, config: &Config, gate: &Gate) -> BoxedFilter<(Response,)> {
         let near = config.edge.listen.parse::<std::net::SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback());
         let all = streams::routes(self.engine.clone(), self.sinks.clone(), gate);
-        if near || !gate.is_open() { all } else { warp::get().and(all).boxed() }
+        // Following a key reads the log again, which is not for everybody.
+        let why = streams::why(self.engine.clone(), gate);
+        if near || !gate.is_open() { all.or(why).unify().boxed() } else { warp::get().and(all).boxed() }
     }
 
     /// Serves readers, who are these users if there are any. A port that somebody else has costs the Postgres clients, not the process.

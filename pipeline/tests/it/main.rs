@@ -34,3 +34,4 @@ mod streams;
 mod tidy;
 mod traces;
 mod view_sinks;
+mod why;

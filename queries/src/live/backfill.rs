@@ -85,7 +85,7 @@ pub(super) fn reads_events(node: &Node) -> bool {
     any
 }
 
-fn see(node: &Node, events: bool, names: &mut BTreeSet<String>) {
+pub(super) fn see(node: &Node, events: bool, names: &mut BTreeSet<String>) {
     let events = events || node.kind == Kind::Events;
     if let (true, Op::Get(name)) = (events, &node.op) {
         names.insert(name.clone());

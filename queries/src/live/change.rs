@@ -190,6 +190,7 @@ impl Engine {
 
     /// Gives up what is on its way: the process ends.
     pub fn stop(&self) {
+        self.stop_following();
         self.state()
             .building
             .values()

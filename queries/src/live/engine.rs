@@ -4,7 +4,7 @@
 //! fails leaves everything as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
 use operators::error::Refusal;
@@ -17,7 +17,7 @@ use super::Live;
 use super::backfill::{Building, History};
 use super::budget::Watch;
 use super::command::{Commands, Start};
-use super::feed::Past;
+use super::feed::{Feed, Past};
 use super::keep::{Change, Content, Held, Keeper};
 use super::send::{Sent, Ways};
 use crate::catalog::{Catalog, File, Problem, View};
@@ -45,6 +45,8 @@ pub struct Options {
     pub streams_max: usize,
     /// Milliseconds that a new stream may take to catch up.
     pub catch_up_ms_max: u64,
+    /// Milliseconds that following one key may take.
+    pub why_ms_max: u64,
 }
 
 /// How a stream does.
@@ -66,6 +68,8 @@ pub struct Status {
     pub reads: Vec<String>,
     /// How much of it is built, in hundredths, while it is.
     pub percent: Option<u64>,
+    /// How much of the log is read for a key of it that is followed, in hundredths, while it is.
+    pub following: Option<u64>,
     /// Rows it holds.
     pub rows: usize,
     /// Bytes of these rows.
@@ -142,7 +146,11 @@ pub struct Engine {
     state: Mutex<State>,
     pub(super) changing: tokio::sync::Mutex<()>,
     /// The log is read again by one at a time.
-    pub(super) reading: tokio::sync::Mutex<()>,
+    pub(super) reading: Arc<tokio::sync::Mutex<()>>,
+    /// One key is followed at a time.
+    pub(super) following: Arc<tokio::sync::Mutex<()>>,
+    /// Of which stream, and how far the log is read for it.
+    pub(super) followed: Mutex<Option<(String, Weak<Feed>)>>,
     pub(super) past: OnceLock<Arc<dyn Past>>,
     pub(super) commands: Arc<Commands>,
     pub(super) keeper: Keeper,
@@ -172,10 +180,25 @@ impl Engine {
         };
         let bases = Arc::new(catalog.relations().map(base).collect());
         let state = Mutex::new(State { catalog, ..State::default() });
-        let (changing, reading) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        let (changing, reading, following) = (tokio::sync::Mutex::default(), Arc::default(), Arc::default());
         let commands = Arc::new(Commands::new(options.workers));
         let (past, shown, system, sent) = (OnceLock::new(), Mutex::default(), RwLock::default(), Mutex::default());
-        Self { state, changing, reading, past, commands, keeper, bases, declared, options, shown, system, sent }
+        Self {
+            state,
+            changing,
+            reading,
+            following,
+            followed: Mutex::default(),
+            past,
+            commands,
+            keeper,
+            bases,
+            declared,
+            options,
+            shown,
+            system,
+            sent,
+        }
     }
 
     /// Has another table about the process itself to be read.
@@ -253,6 +276,7 @@ impl Engine {
                 (_, Some(_), Some(_)) => "suspended",
             },
             percent: building.map(|building| building.percent()),
+            following: self.following(&view.relation.name),
             reason: suspended.map(|suspended| suspended.reason.clone()),
             state_rows: size.rows,
             state_bytes: size.bytes,

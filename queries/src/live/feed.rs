@@ -29,6 +29,9 @@ pub trait Past: Send + Sync {
     /// # Errors
     /// The log cannot be read.
     fn read(&self, names: &[String], feed: &Arc<Feed>) -> Result<(), String>;
+
+    /// Has the calling thread give way to all others, for what it works on is of the past.
+    fn give_way(&self) {}
 }
 
 /// Where the past ends and what is live begins.

@@ -120,7 +120,8 @@ fn function(function: &Arc<dyn WindowExpr>, columns: &[String]) -> String {
     format!("{name}({})", arguments.join(", "))
 }
 
-pub(super) fn bound(bound: &Bound, columns: &[String]) -> String {
+/// A comparison with `now()` over these columns.
+pub(crate) fn bound(bound: &Bound, columns: &[String]) -> String {
     let sign = match (bound.until, bound.including) {
         (true, false) => "<",
         (true, true) => "<=",
@@ -186,7 +187,7 @@ impl Tree<'_> {
 }
 
 /// Name and particulars of an operator.
-fn told(node: &Node, names: Names<'_>) -> (&'static str, String) {
+pub(crate) fn told(node: &Node, names: Names<'_>) -> (&'static str, String) {
     let below = || node.inputs().first().map(|input| columns(input, names)).unwrap_or_default();
     let list =
         |all: &[Expression], below: &[String]| all.iter().map(|one| text(one, below)).collect::<Vec<_>>().join(", ");

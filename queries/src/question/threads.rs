@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Stack of the threads that plan and compute: expressions are walked recursively, and may be as deep as
 /// [`SQL_TOKENS_MAX`](super::SQL_TOKENS_MAX) can nest them.
-const STACK_BYTES: usize = 64 << 20;
+pub(crate) const STACK_BYTES: usize = 64 << 20;
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -21,6 +21,11 @@ thread_local! {
 #[must_use]
 pub fn is_guarded() -> bool {
     GUARDED.get()
+}
+
+/// Makes this thread such a one.
+pub(crate) fn guard() {
+    GUARDED.set(true);
 }
 
 /// Makes all threads of a runtime such.

@@ -35,6 +35,7 @@ fn engine(workers: usize) -> Engine {
         time_pct_max: 100,
         time_window_ms: 1_000,
         streams_max: 10,
+        why_ms_max: 60_000,
         catch_up_ms_max: 60_000,
     };
     // Nothing of the main job is read here, so nothing else may hold up the common tick.

@@ -1,7 +1,8 @@
-//! `haulstream sql add | replace | drop | list | tail`: derived streams of a running pipeline, over its HTTP interface.
+//! `haulstream sql add | replace | drop | list | why | tail`: derived streams of a running pipeline, over its HTTP interface.
 //!
 //! Invariant: the pipeline decides; what it answers is shown as it is, and an error of it is the command's.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 
 use super::super::{Failure, print};
+use super::why;
 
 /// How long a pipeline may take to take a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
@@ -60,6 +62,32 @@ A stream over events is built from the log in the background, as if it had been 
     /// List the streams: state, rows, bytes, what they keep, their share of a worker's time, changes, rows with errors, and the
     /// time that they are of; of a suspended one why it is.
     List {
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Follow one key: through which filter, join or window its rows went, and where they stop. The log is read again for it.
+    #[command(after_help = "\
+Examples:
+  haulstream sql why overspeed 'c1|ada|2026-01-31T10:05:00'
+  haulstream sql why overspeed ada --by driver_id --since '1 hour'
+  haulstream sql why overspeed 'c1|%N' --by company_id,driver_id --json
+A key is the values of its columns with | between: %7C is a | and %25 a % in a value, %N is null.")]
+    Why {
+        /// The stream.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The key.
+        #[arg(value_name = "KEY", allow_negative_numbers = true)]
+        key: String,
+        /// Columns that the values are of, with commas between; without it those of the stream's key.
+        #[arg(long, value_name = "COLUMNS")]
+        by: Option<String>,
+        /// Take events of so much time only, such as '1 hour'; without it, all that the log has.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Show the answer as JSON.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         server: Server,
     },
@@ -163,9 +191,25 @@ pub fn run(action: &Action) -> Result<(), Failure> {
                 let told = server.json(Method::GET, "", String::new()).await?;
                 print(&table(told.as_array().map_or(&[][..], Vec::as_slice)))
             }
+            Action::Why { name, key, by, since, json, server } => {
+                let query = [("key", Some(key)), ("by", by.as_ref()), ("history", since.as_ref())];
+                let query: Vec<(&str, String)> =
+                    query.into_iter().filter_map(|(part, value)| Some((part, value?.clone()))).collect();
+                let path = format!("/{name}/why");
+                let answer = server.send(Method::GET, &path, &query, String::new());
+                let told = server.answered(Some(name), ("following", "reading the log"), beside, answer).await?;
+                print(&if *json { format!("{told:#}\n") } else { why::shown(&told) })
+            }
             Action::Tail { name, changes, server } => server.tail(name, changes.unwrap_or(usize::MAX)).await,
         }
     })
+}
+
+/// Says it where it is in nobody's way who reads the answer.
+fn beside(text: &str) -> Result<(), Failure> {
+    // An answer is worth more than what is said before it.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    Ok(())
 }
 
 fn text(file: &Path) -> Result<String, Failure> {
@@ -183,6 +227,17 @@ impl Server {
         name: Option<&str>,
         answer: impl Future<Output = Result<Response, Failure>>,
     ) -> Result<Value, Failure> {
+        self.answered(name, ("percent", "building"), print, answer).await
+    }
+
+    /// Waits for the answer, and tells meanwhile how far this is of what the stream tells of itself.
+    async fn answered(
+        &self,
+        name: Option<&str>,
+        (figure, doing): (&str, &str),
+        say: fn(&str) -> Result<(), Failure>,
+        answer: impl Future<Output = Result<Response, Failure>>,
+    ) -> Result<Value, Failure> {
         let mut answer = std::pin::pin!(answer);
         let mut told = None;
         let answer = loop {
@@ -192,9 +247,9 @@ impl Server {
                     let Some(name) = name else { continue };
                     // One that is refused is not there.
                     let Ok(status) = self.json(Method::GET, &format!("/{name}"), String::new()).await else { continue };
-                    let percent = status["percent"].as_u64();
+                    let percent = status[figure].as_u64();
                     if let Some(percent) = percent.filter(|percent| Some(*percent) != told) {
-                        print(&format!("{name}: building {percent} %\n"))?;
+                        say(&format!("{name}: {doing} {percent} %\n"))?;
                     }
                     if percent.is_some() {
                         told = percent;
