@@ -1,4 +1,4 @@
-//! An ingestion gate in a process of its own: telemetry comes in over HTTP and is acknowledged once Kafka has it.
+//! An ingestion gate in a process of its own: telemetry, and records of declared topics, come in over HTTP and are acknowledged once Kafka has it.
 //!
 //! Invariant: the process keeps nothing. It may end at any moment, and any number of it may run side by side.
 
@@ -19,6 +19,7 @@ use warp::reply::Response;
 
 use crate::admin::{self, Condition, Readiness};
 use crate::config::Config;
+use crate::schema;
 
 /// How often the gate looks whether Kafka has its topic.
 const LOOK: Duration = Duration::from_secs(5);
@@ -40,7 +41,8 @@ pub async fn serve(
     let ack_ms_max = config.ingest.gate.ack_ms_max;
     let producer = Arc::new(KafkaPublisher::new(&config.kafka, ack_ms_max).map_err(|why| why.to_string())?);
     let topic = config.topics.telemetry.clone();
-    let gate = Gate::new(producer.clone(), topic.clone(), config.ingest.gate.clone(), system_clock());
+    let declared = schema::catalog(&config)?.declared().collect();
+    let gate = Gate::new(producer.clone(), topic.clone(), declared, config.ingest.gate.clone(), system_clock());
     let readiness = Readiness::default();
     let condition = readiness.condition("kafka", "not asked yet");
     let look = tokio::task::spawn(look(config.kafka.clone(), topic, condition));

@@ -13,6 +13,7 @@ pub mod reads;
 pub mod reference;
 pub mod replay;
 pub mod run;
+pub mod schema;
 pub mod streams;
 pub mod tap;
 pub mod topology;

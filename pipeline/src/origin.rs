@@ -38,6 +38,7 @@ impl Origin for Embedded {
         }
         let partitions = AssignedPartitions::new(self.log.clone(), assigned)?;
         let reader = Reader::new(partitions, outlet, self.options.clone(), stop);
+        let reader = reader.carrying(self.topics.iter().map(|(stream, _)| *stream));
         match &self.until {
             Some(ends) => reader.until(ends).run(),
             None => reader.run(),
@@ -79,6 +80,7 @@ impl Origin for Kafka {
         };
         let ends = if self.bounded { Some(log.ends()?) } else { None };
         let reader = Reader::new(log, outlet, self.options.clone(), stop);
+        let reader = reader.carrying(self.topics.iter().map(|(stream, _)| *stream));
         match ends {
             Some(ends) => reader.until(&ends).run(),
             None => reader.run(),

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use operators::counters::Counters;
+use operators::record::declared::Declared;
 use queries::live::{Feed, Live, Past};
 use sources::Delivery;
 use sources::delivery::{Capacity, channel};
@@ -40,6 +41,8 @@ pub struct Replay<O> {
     pub capacity: Capacity,
     /// Telemetry rows a second.
     pub rows_per_s: u64,
+    /// The sources and tables that are declared over topics.
+    pub declared: Vec<&'static Declared>,
 }
 
 impl<O: Origin> Past for Replay<O> {
@@ -63,9 +66,13 @@ impl<O: Origin> Replay<O> {
         };
         let reader = std::thread::Builder::new().name("history-reader".into()).spawn(read);
         let reader = reader.map_err(|why| format!("no thread can be started: {why}"))?;
-        let intake = Intake::new(receiver, feed.clone(), self.rows_per_s);
+        let named = |declared: &&&'static Declared| names.contains(&declared.name);
+        let declared: Vec<&'static Declared> = self.declared.iter().filter(named).copied().collect();
+        let intake = Intake::new(receiver, feed.clone(), self.rows_per_s, &declared);
         let (names, options, feed) = (names.to_vec(), self.topology, feed.clone());
-        let whole = timely::execute_directly(move |worker| run(worker, &names, options, &feed, intake));
+        // On the thread of the operators.
+        let live = move || Live::of_the_past(&names, &declared);
+        let whole = timely::execute_directly(move |worker| run(worker, &live(), options, &feed, intake));
         stop.store(true, Ordering::Relaxed);
         match reader.join() {
             // The receiver is gone before the reader has ended: that is how it is told.
@@ -78,9 +85,8 @@ impl<O: Origin> Replay<O> {
 }
 
 /// Returns whether everything that is wanted was read.
-fn run(worker: &mut Worker, names: &[String], options: topology::Options, feed: &Feed, mut intake: Intake) -> bool {
-    let live = Live::of_the_past(names);
-    let (mut inputs, _probes) = topology::build(worker, options, &[], &Counters::default(), Some(&live));
+fn run(worker: &mut Worker, live: &Live, options: topology::Options, feed: &Feed, mut intake: Intake) -> bool {
+    let (mut inputs, _probes) = topology::build(worker, options, &[], &Counters::default(), Some(live));
     let taps = live.taps();
     let mut whole = true;
     loop {

@@ -17,7 +17,7 @@ use operators::time::Tick;
 use operators::vehicle_state::{self, CatchingUp, vehicle_state};
 use operators::window::{self, window};
 use queries::catalog::CORE;
-use queries::live::{Live, export_events, export_table};
+use queries::live::{Live, export_declared, export_events, export_table};
 use sinks::run::{Feed, Route};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::{Concat, Input, Probe};
@@ -169,9 +169,16 @@ pub fn build(
             companies: input(Topic::Company),
             tariffs: input(Topic::Tariff),
         };
+        let declared = live.map(Live::declared).unwrap_or_default();
+        let declared =
+            declared.iter().map(|declared| (*declared, input(Topic::Declared(declared)))).collect::<Vec<_>>();
         let mut rejected_handle = Handle::new_with_builder();
         let rejected = scope.input_from(&mut rejected_handle);
         let graph = Graph { index, outputs, probes: &probes, catching_up: &catching_up, live };
+        for (declared, records) in declared {
+            let records = records.probe_with(&probes.worked_off);
+            live.into_iter().for_each(|live| export_declared(records.clone(), declared, live, &probes.handed_over));
+        }
         main_job(&graph, telemetry, references, rejected, options, counters);
         Inputs { streams: handles, rejected: Some(rejected_handle), everywhere, catching_up }
     });

@@ -1,4 +1,4 @@
-//! What derived streams may read, and the derived streams themselves.
+//! What derived streams may read, of the main job and of topics that are declared, and the derived streams themselves.
 //!
 //! Invariant: every view in it can be built; what a view reads is in it as long as the view is.
 
@@ -8,6 +8,7 @@ mod declaration;
 mod describe;
 mod load;
 mod place;
+mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,14 +16,19 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
 use operators::error::{Refusal, excerpt};
+use operators::record::declared::Declared;
 
-use crate::plan::{self, Inputs, Kind, Node};
+use crate::plan::{self, Columns, Inputs, Kind, Node};
 use crate::readers;
 
-pub use core::{ARRIVED, CORE, Core, core};
+pub use core::{ARRIVED, CORE, Core, core, seen};
 pub use declaration::{Declaration, declared, duration_ms};
 pub use load::{File, Problem, files};
 pub use place::place;
+pub use schema::{DECLARED_MAX, declares, is_schema};
+
+/// The column that is the time of an event where nothing else is declared.
+const TIME: &str = "ts";
 
 /// Something that can be read by its name.
 #[derive(Clone, Debug)]
@@ -65,6 +71,7 @@ impl View {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     relations: BTreeMap<String, Relation>,
+    declared: BTreeMap<String, &'static Declared>,
     views: BTreeMap<String, View>,
 }
 
@@ -73,14 +80,14 @@ impl Catalog {
     #[must_use]
     pub fn of_the_main_job() -> Self {
         let relations = core().into_iter().map(|relation| (relation.name.clone(), relation)).collect();
-        Self { relations, views: BTreeMap::new() }
+        Self { relations, ..Self::default() }
     }
 
     /// Only these.
     #[must_use]
     pub fn new(relations: Vec<Relation>) -> Self {
         let relations = relations.into_iter().map(|relation| (relation.name.clone(), relation)).collect();
-        Self { relations, views: BTreeMap::new() }
+        Self { relations, ..Self::default() }
     }
 
     /// Everything that can be read and is there by itself.
@@ -118,7 +125,9 @@ impl Catalog {
         let declaration = declaration::parse(text)?;
         let name = declaration.name.clone();
         if self.relations.contains_key(&name) {
-            return Err(Refusal::new("name_invalid", format!("{name} is a stream of the main job")).at("name"));
+            let what =
+                if self.declared.contains_key(&name) { "declared over a topic" } else { "a stream of the main job" };
+            return Err(Refusal::new("name_invalid", format!("{name} is {what}")).at("name"));
         }
         let uses: BTreeSet<String> = declaration.uses.iter().cloned().collect();
         if let Some(cycle) = self.cycle(&name, &uses) {
@@ -129,7 +138,7 @@ impl Catalog {
         let refuse = |why| plan::refusal(&why, &known());
         let logical = plan::plan_sql(&inputs, &declaration.query).map_err(refuse)?;
         let node = plan::lower(&logical, &inputs).map_err(refuse)?;
-        let names = |name: &str| columns(self.relation(name));
+        let names = |name: &str| self.known(name);
         let node = plan::bounded(&node, declaration.times(), &names).map_err(refuse)?;
         declaration.meets(&node)?;
         let schema = named(&logical, &node, &declaration)?;
@@ -201,6 +210,16 @@ impl Catalog {
     pub fn unknown(&self, name: &str) -> Refusal {
         let names: Vec<&str> = self.views.keys().map(String::as_str).collect();
         plan::unknown_name("stream", name, &names)
+    }
+
+    /// The columns of a name, and which of them is the time of an event.
+    fn known(&self, name: &str) -> Columns {
+        let names = columns(self.relation(name));
+        let time = match self.declared.get(name) {
+            Some(declared) => declared.time,
+            None => names.iter().position(|name| name == TIME),
+        };
+        Columns { names, time }
     }
 
     fn inputs(&self) -> Inputs {

@@ -21,7 +21,7 @@ mod worker;
 pub use backfill::History;
 pub use budget::Suspended;
 pub use engine::{Engine, Options, Status, Watched};
-pub use export::{export_events, export_table};
+pub use export::{export_declared, export_events, export_table};
 pub use feed::{Cut, Feed, Past, Taps};
 pub use keep::{Change, Content, Keeper};
 pub use port::Ports;

@@ -36,7 +36,7 @@ use datafusion::physical_expr::window::WindowExpr;
 use operators::journeys::Rules;
 use operators::row::Codec;
 
-pub use bounds::bounded;
+pub use bounds::{Columns, bounded};
 pub(crate) use express::place;
 pub use journeys::Journey;
 pub use lower::lower;

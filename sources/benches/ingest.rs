@@ -182,7 +182,7 @@ fn gate(log: &Arc<EmbeddedLog>, messages: u64) {
         head_fields_max: 100,
         stop_ms_max: 1_000,
     };
-    let gate = Gate::new(log.clone(), TOPIC.to_owned(), gate_options, system_clock());
+    let gate = Gate::new(log.clone(), TOPIC.to_owned(), Vec::new(), gate_options, system_clock());
     runtime.spawn(serve(listener, routes(gate).or(not_found()).unify(), limits, std::future::pending()));
     let http = HttpOptions {
         url,

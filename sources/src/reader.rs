@@ -153,6 +153,8 @@ pub struct Reader<L, O, C = SystemClock> {
     broker: BrokerClock,
     /// Last frontier sent for each stream that has partitions here.
     sent: BTreeMap<Stream, Option<Tick>>,
+    /// Streams that the worker waits for beside those of the main job.
+    declared: Vec<Stream>,
     /// Places in `partitions`, in the order in which the round polls them.
     order: Vec<usize>,
     measure: Measure,
@@ -172,6 +174,7 @@ impl<L: PartitionedLog, O: Outlet, C: Clock> Reader<L, O, C> {
         Reader {
             broker: BrokerClock::new(options.slack_ms_min, options.slack_ms_max),
             sent: partitions.iter().map(|p| (p.stream, Some(0))).collect(),
+            declared: Vec::new(),
             order: Vec::with_capacity(partitions.len()),
             measure: Measure::new(log.assigned()),
             log,
@@ -181,6 +184,13 @@ impl<L: PartitionedLog, O: Outlet, C: Clock> Reader<L, O, C> {
             stop,
             partitions,
         }
+    }
+
+    /// Tells the worker also of these streams that there are none, where no partition of theirs is read here.
+    #[must_use]
+    pub fn carrying(mut self, streams: impl IntoIterator<Item = Stream>) -> Self {
+        self.declared.extend(streams.into_iter().filter(|stream| matches!(stream, Stream::Declared(_))));
+        self
     }
 
     /// Makes the reader end by itself: of each partition it reads the records before the offset given here, of one that is
@@ -199,7 +209,7 @@ impl<L: PartitionedLog, O: Outlet, C: Clock> Reader<L, O, C> {
     /// # Errors
     /// The log cannot go on, or the worker has ended.
     pub fn run(mut self) -> Result<(), SourceError> {
-        for stream in Stream::ALL {
+        for stream in Stream::ALL.into_iter().chain(std::mem::take(&mut self.declared)) {
             if !self.sent.contains_key(&stream) {
                 self.outlet.send(Delivery::Frontier(stream, None))?;
             }

@@ -1,13 +1,16 @@
 //! The records that the streams carry: their columns as Arrow schemas, and builders that fill them. A schema here is the
 //! one definition that sources decode into, operators compute on and sinks write out.
 
+pub mod declared;
 pub mod output;
 pub mod registry;
 pub mod telemetry;
 
 use std::fmt;
 
-/// The streams that the main job reads. A stream is one topic of the log.
+use declared::Declared;
+
+/// The streams that a job reads. A stream is one topic of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
     /// Positions and measurements of the trackers: events.
@@ -20,13 +23,15 @@ pub enum Stream {
     Company,
     /// Changelog of tariffs, keyed by tariff_id.
     Tariff,
+    /// A topic that a file of the schema declares.
+    Declared(&'static Declared),
 }
 
 impl Stream {
-    /// All streams, in the order in which the dataflow's inputs are built.
+    /// The streams of the main job, in the order in which the dataflow's inputs are built.
     pub const ALL: [Stream; 5] = [Stream::Telemetry, Stream::Vehicle, Stream::Driver, Stream::Company, Stream::Tariff];
 
-    /// The topic's name unless configured otherwise.
+    /// The topic's name; of the main job's streams unless configured otherwise.
     #[must_use]
     pub fn topic(self) -> &'static str {
         match self {
@@ -35,13 +40,18 @@ impl Stream {
             Stream::Driver => "driver.updated",
             Stream::Company => "company.updated",
             Stream::Tariff => "tariff.updated",
+            Stream::Declared(declared) => &declared.topic,
         }
     }
 
     /// Whether the stream is a changelog of a table rather than a sequence of events.
     #[must_use]
     pub fn is_table(self) -> bool {
-        self != Stream::Telemetry
+        match self {
+            Stream::Telemetry => false,
+            Stream::Declared(declared) => declared.table,
+            _ => true,
+        }
     }
 }
 

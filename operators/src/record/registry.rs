@@ -26,7 +26,7 @@ pub enum Value<'a> {
 /// Name and type of each field of a reference stream, the key first.
 ///
 /// # Panics
-/// For [`Stream::Telemetry`], which is not a table.
+/// For a stream that is none of the reference tables.
 #[must_use]
 pub fn fields(stream: Stream) -> Vec<Field> {
     let text = |name: &str| Field::new(name, DataType::Utf8View, true);
@@ -51,7 +51,7 @@ pub fn fields(stream: Stream) -> Vec<Field> {
             Field::new("offline_after_s", DataType::Int64, true),
         ],
         Stream::Tariff => vec![key("tariff_id"), text("name"), text("limits")], // limits: JSON object
-        Stream::Telemetry => panic!("telemetry is a stream of events, not a table"),
+        Stream::Telemetry | Stream::Declared(_) => panic!("{stream} is no reference table"),
     }
 }
 

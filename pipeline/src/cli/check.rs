@@ -14,6 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::{Failure, Options, print};
 use crate::config::{Config, Source};
+use crate::schema;
 
 /// Longest time that a service may take to answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -54,7 +55,14 @@ impl fmt::Display for Answer {
 /// Prints what is in force, then how the services answer.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let loaded = arguments.options.load(None)?;
+    let catalog = schema::catalog_of_source(&loaded.config).map_err(Failure::Usage)?;
     print(&format!("ok\n\n{}", loaded.effective))?;
+    let kind = |table| if table { "table" } else { "source" };
+    let declared = catalog.declared().map(|one| format!("{} {} of topic {}\n", kind(one.table), one.name, one.topic));
+    let declared: String = declared.collect();
+    if !declared.is_empty() {
+        print(&format!("\n{declared}"))?;
+    }
     if arguments.connect { connect(&loaded.config) } else { Ok(()) }
 }
 

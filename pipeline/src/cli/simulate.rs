@@ -303,7 +303,7 @@ type Publisher = (Box<dyn Publish>, Option<Arc<HttpCounts>>);
 fn publisher(arguments: &Arguments, config: &Config) -> Result<Publisher, Failure> {
     Ok(match arguments.to {
         Target::Kafka => (Box::new(KafkaPublisher::new(&config.kafka, settings::ACK_MS_MAX).map_err(source)?), None),
-        Target::Log => (Box::new(Arc::new(open_log(config).map_err(Failure::Runtime)?)), None),
+        Target::Log => (Box::new(Arc::new(open_log(config, &[]).map_err(Failure::Runtime)?)), None),
         Target::Http => {
             let options = HttpOptions {
                 url: arguments.url.clone(),

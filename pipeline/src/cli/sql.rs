@@ -8,7 +8,8 @@ mod live;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use queries::catalog::{Catalog, File, Problem, View, files};
+use operators::record::Stream;
+use queries::catalog::{Catalog, File, Problem, View, declares, files, is_schema};
 use queries::trial;
 
 use super::{Failure, print};
@@ -27,7 +28,8 @@ pub enum Action {
     #[command(after_help = "\
 Examples:
   haulstream sql check queries/streams             all streams of a directory, which may use each other
-  haulstream sql check overspeed.sql               one file, over the streams of queries/streams")]
+  haulstream sql check overspeed.sql               one file, over the streams of queries/streams
+  haulstream sql check queries/schema              sources and tables over topics of one's own")]
     Check {
         /// Files, or directories of them; without any, the directory of streams.
         #[arg(value_name = "FILE|DIR")]
@@ -90,12 +92,15 @@ Each test is run on one worker, on two, and with a restart in the middle.")]
     Live(live::Action),
 }
 
-/// Where the streams are that others may use.
+/// Where the streams are that others may use, and what they read.
 #[derive(Args, Clone, Debug)]
 pub struct Streams {
     /// Directory of streams that may be used by their names.
     #[arg(long = "streams", value_name = "DIR", default_value = "queries/streams")]
     directory: PathBuf,
+    /// Directory of sources and tables over topics that may be read.
+    #[arg(long = "schema", value_name = "DIR", default_value = "queries/schema")]
+    schema: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -125,6 +130,8 @@ struct Loaded {
     catalog: Catalog,
     problems: Vec<Problem>,
     names: Vec<String>,
+    /// Names of sources and tables that the files declare.
+    sources: Vec<String>,
 }
 
 impl Streams {
@@ -144,9 +151,28 @@ impl Streams {
             let others = read(&self.directory, "sql")?;
             all.extend(others.into_iter().filter(|other| !given.iter().any(|file| same(file, other))));
         }
+        let (schema, streams): (Vec<File>, Vec<File>) = all.into_iter().partition(|file| is_schema(&file.text));
         let mut catalog = Catalog::of_the_main_job();
-        let problems = catalog.load(&all);
-        Ok(Loaded { catalog, problems, names: given.iter().filter_map(declared).collect() })
+        let taken = Stream::ALL.map(|stream| (stream.topic(), "that of a stream of the main job"));
+        let mut problems = catalog.declare(&self.schema(&given, schema)?, &taken);
+        problems.extend(catalog.load(&streams));
+        let sources = given.iter().filter_map(|file| declares(&file.text)).collect();
+        Ok(Loaded { catalog, problems, sources, names: given.iter().filter_map(declared).collect() })
+    }
+
+    /// These files of sources and tables, and those of the directory that they do not stand for.
+    fn schema(&self, given: &[File], mut schema: Vec<File>) -> Result<Vec<File>, Failure> {
+        if !self.schema.is_dir() {
+            return Ok(schema);
+        }
+        let failed = |why| Failure::Usage(format!("{}: {why}", self.schema.display()));
+        let same = |a: &File, b: &File| {
+            Path::new(&a.name).canonicalize().ok() == Path::new(&b.name).canonicalize().ok()
+                || declares(&a.text).is_some_and(|name| Some(name) == declares(&b.text))
+        };
+        let others = files(&self.schema, "sql").map_err(failed)?;
+        schema.extend(others.into_iter().filter(|other| !given.iter().any(|file| same(file, other))));
+        Ok(schema)
     }
 }
 
@@ -158,6 +184,13 @@ impl Loaded {
         }
         refused(&self.problems)?;
         Ok(self)
+    }
+
+    /// What is to be told of what the files declare.
+    fn described(&self) -> Vec<String> {
+        let sources = self.catalog.declared().filter(|declared| self.sources.contains(&declared.name));
+        let sources = sources.map(|declared| self.catalog.describe_declared(declared));
+        sources.chain(self.views().into_iter().map(|view| self.catalog.describe(view))).collect()
     }
 
     fn views(&self) -> Vec<&View> {
@@ -182,7 +215,7 @@ fn refused(problems: &[Problem]) -> Result<(), Failure> {
 
 fn check(paths: &[PathBuf], streams: &Streams) -> Result<(), Failure> {
     let loaded = streams.load(paths)?;
-    let told: Vec<String> = loaded.views().into_iter().map(|view| loaded.catalog.describe(view)).collect();
+    let told = loaded.described();
     print(&told.join("\n"))?;
     if loaded.problems.is_empty() {
         return Ok(());

@@ -90,6 +90,10 @@ pub struct Sql {
     pub enabled: bool,
     /// Directory with their files; empty: none.
     pub streams: String,
+    /// Directory with the files of sources and tables that they may read; empty: none.
+    pub schema: String,
+    /// Rows that one of these tables may hold.
+    pub table_rows_max: usize,
     /// Rows that one may hold.
     pub stream_rows_max: usize,
     /// Bytes that one may take.
@@ -342,6 +346,23 @@ pub struct Topics {
 }
 
 impl Topics {
+    /// All of them, with the option that names each.
+    #[must_use]
+    pub fn named(&self) -> Vec<(&'static str, &str)> {
+        vec![
+            ("topics.telemetry", &self.telemetry),
+            ("topics.dead_letters", &self.dead_letters),
+            ("topics.vehicle", &self.vehicle),
+            ("topics.driver", &self.driver),
+            ("topics.company", &self.company),
+            ("topics.tariff", &self.tariff),
+            ("topics.vehicle_state", &self.vehicle_state),
+            ("topics.online", &self.online),
+            ("topics.offline", &self.offline),
+            ("topics.enriched", &self.enriched),
+        ]
+    }
+
     /// The topic of a stream.
     #[must_use]
     pub fn of(&self, stream: Stream) -> &str {
@@ -351,6 +372,7 @@ impl Topics {
             Stream::Driver => &self.driver,
             Stream::Company => &self.company,
             Stream::Tariff => &self.tariff,
+            Stream::Declared(declared) => &declared.topic,
         }
     }
 }

@@ -169,26 +169,11 @@ fn reads_reachable(c: &Config) -> Option<String> {
 }
 
 fn topic_used_twice(c: &Config) -> Option<String> {
-    let all = named_topics(c);
+    let all = c.topics.named();
     all.iter().enumerate().find_map(|(n, (key, topic))| {
         let (other, _) = all[..n].iter().find(|(_, earlier)| earlier == topic)?;
         Some(format!("{other} and {key} are both \"{topic}\""))
     })
-}
-
-fn named_topics(c: &Config) -> Vec<(&'static str, &str)> {
-    vec![
-        ("topics.telemetry", &c.topics.telemetry),
-        ("topics.dead_letters", &c.topics.dead_letters),
-        ("topics.vehicle", &c.topics.vehicle),
-        ("topics.driver", &c.topics.driver),
-        ("topics.company", &c.topics.company),
-        ("topics.tariff", &c.topics.tariff),
-        ("topics.vehicle_state", &c.topics.vehicle_state),
-        ("topics.online", &c.topics.online),
-        ("topics.offline", &c.topics.offline),
-        ("topics.enriched", &c.topics.enriched),
-    ]
 }
 
 #[cfg(test)]

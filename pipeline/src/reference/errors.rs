@@ -71,6 +71,11 @@ pub const ERRORS: &[ErrorCode] = &[
     error("key_missing", Met::Records, "A record without a key on a topic that needs one."),
     error("key_mismatch", Met::Records, "The record's key, or the path, names another id than its value."),
     error("unexpected_tombstone", Met::Records, "A null value on a topic of events; only tables have deletes."),
+    error(
+        "topic_unknown",
+        Met::Records,
+        "No source or table is declared over the topic of the path; the directory of `sql.schema` declares them.",
+    ),
     error("record_too_large", Met::Records, "A record is longer than the limit."),
     error("payload_too_large", Met::Records, "One message of a request is longer than the limit."),
     error(
@@ -189,6 +194,17 @@ pub const ERRORS: &[ErrorCode] = &[
         Met::Streams,
         "A function that is another one each time it is asked; `now()` is the tick, and is compared in `WHERE`.",
     ),
+    error(
+        "sql_type_unknown",
+        Met::Streams,
+        "A column of a source or table has a type that records cannot be read as; the hint lists those that can.",
+    ),
+    error("format_unsupported", Met::Streams, "Records of a source or table can be JSON only, for now."),
+    error(
+        "topic_invalid",
+        Met::Streams,
+        "A topic of a source or table that no topic can be called, that is one of the process's own, or is declared twice.",
+    ),
     error("sql_unknown_stream", Met::Streams, "No derived stream of that name; the message suggests one."),
     error("stream_cycle", Met::Streams, "A view would be made of itself; the message tells the way round."),
     error("stream_refused", Met::Streams, "It reads a stream that is refused itself: mend that one first."),
@@ -200,7 +216,7 @@ pub const ERRORS: &[ErrorCode] = &[
     error(
         "sql_stream_suspended",
         Met::Streams,
-        "The stream, or one that it reads, passed a budget and was taken down: replace it or drop it. `sql list` says which.",
+        "The stream, or what it reads, passed a budget and was taken down: replace it or drop it. `sql list` says which.",
     ),
     error("sql_too_many_streams", Met::Streams, "As many streams as the limit allows: drop one first."),
     error(

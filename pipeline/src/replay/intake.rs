@@ -7,6 +7,7 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use operators::batch::{TICK, u64s};
 use operators::record::Stream;
+use operators::record::declared::Declared;
 use operators::time::Tick;
 use queries::live::Feed;
 use sources::Delivery;
@@ -32,14 +33,16 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub fn new(receiver: Receiver, feed: Arc<Feed>, rows_per_s: u64) -> Self {
+    /// Of the main job's streams, and of these.
+    pub fn new(receiver: Receiver, feed: Arc<Feed>, rows_per_s: u64, declared: &[&'static Declared]) -> Self {
+        let streams = Stream::ALL.into_iter().chain(declared.iter().map(|declared| Stream::Declared(declared)));
         Self {
             receiver,
             feed,
             throttle: Throttle::new(rows_per_s, Instant::now()),
             stash: BTreeMap::new(),
             stashed_rows: 0,
-            frontiers: Stream::ALL.iter().map(|stream| (*stream, (Some(0), 0))).collect(),
+            frontiers: streams.map(|stream| (stream, (Some(0), 0))).collect(),
             ended: false,
         }
     }
@@ -57,6 +60,11 @@ impl Intake {
                 return None;
             }
             match self.receiver.try_recv() {
+                // Of topics that are not asked for: they take their time all the same.
+                Ok(Delivery::Rows(stream, rows)) if !self.frontiers.contains_key(&stream) => {
+                    self.throttle.take(rows.num_rows());
+                }
+                Ok(Delivery::Frontier(stream, _)) if !self.frontiers.contains_key(&stream) => {}
                 Ok(Delivery::Rows(stream, rows)) => {
                     self.stashed_rows += rows.num_rows();
                     self.stash.entry(stream).or_default().push_back(rows);
@@ -86,13 +94,17 @@ impl Intake {
                 }
                 let rows = stash.pop_front()?;
                 self.stashed_rows -= rows.num_rows();
+                let name = match stream {
+                    Stream::Declared(declared) => &declared.name,
+                    _ => "telemetry",
+                };
                 let rows = match &cut {
-                    Some(cut) if *stream == Stream::Telemetry => cut.telemetry(&rows),
-                    Some(cut) => cut.table(&rows),
+                    Some(cut) if stream.is_table() => cut.table(&rows),
+                    Some(cut) => cut.events(name, &rows),
                     None => rows,
                 };
                 if rows.num_rows() > 0 {
-                    if *stream == Stream::Telemetry {
+                    if !stream.is_table() {
                         self.feed.count(rows.num_rows(), first);
                     }
                     self.throttle.take(rows.num_rows());

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use operators::record::Stream;
+use operators::record::declared::Declared;
 use operators::time::Tick;
 use sources::SourceError;
 use sources::delivery::{Capacity, Sender};
@@ -30,6 +31,8 @@ const PREFETCH_BYTES_MAX: usize = 4 << 20;
 /// The inputs of the process.
 pub struct Inputs {
     log: Option<Arc<EmbeddedLog>>,
+    /// Sources and tables over topics beside those of the main job.
+    declared: Vec<&'static Declared>,
     stop: Arc<AtomicBool>,
     failure: Arc<Mutex<Option<String>>>,
     simulation: Option<JoinHandle<()>>,
@@ -57,14 +60,16 @@ impl Inputs {
     ///
     /// # Errors
     /// The log cannot be opened.
-    pub fn open(config: &Config) -> Result<Self, String> {
-        let log = if super::reads_kafka(config) { None } else { Some(Arc::new(open_log(config)?)) };
-        Ok(Self { log, stop: Arc::default(), failure: Arc::default(), simulation: None })
+    pub fn open(config: &Config, declared: Vec<&'static Declared>) -> Result<Self, String> {
+        let log = if super::reads_kafka(config) { None } else { Some(Arc::new(open_log(config, &declared)?)) };
+        Ok(Self { log, declared, stop: Arc::default(), failure: Arc::default(), simulation: None })
     }
 
     /// What the job reads.
     pub fn origin(&self, config: &Config) -> AnyOrigin {
-        let topics = Stream::ALL.iter().map(|stream| (*stream, config.topics.of(*stream).into())).collect();
+        let declared = self.declared.iter().map(|declared| Stream::Declared(declared));
+        let streams = Stream::ALL.into_iter().chain(declared);
+        let topics = streams.map(|stream| (stream, config.topics.of(stream).into())).collect();
         let options = settings::reader(config);
         match &self.log {
             Some(log) => AnyOrigin::Embedded(Embedded { log: log.clone(), topics, options, until: None }),
@@ -87,6 +92,7 @@ impl Inputs {
             topology: settings.topology,
             capacity: Capacity { rows_max: CHANNEL_ROWS_MAX, ..settings.capacity },
             rows_per_s: config.sql.build_rows_per_s,
+            declared: self.declared.clone(),
         }
     }
 
@@ -127,7 +133,8 @@ impl Inputs {
                 Arc::new(producer.map_err(|why| why.to_string())?)
             }
         };
-        Ok(Gate::new(log, config.topics.telemetry.clone(), config.ingest.gate.clone(), system_clock()))
+        let (topic, options) = (config.topics.telemetry.clone(), config.ingest.gate.clone());
+        Ok(Gate::new(log, topic, self.declared.clone(), options, system_clock()))
     }
 
     /// What went wrong beside the job, if something did.
@@ -151,13 +158,14 @@ impl Inputs {
     }
 }
 
-/// Opens the embedded log and makes its topics.
+/// Opens the embedded log and makes its topics, and those of these sources and tables.
 ///
 /// # Errors
 /// The log cannot be opened: another process has it, or its files are damaged.
-pub fn open_log(config: &Config) -> Result<EmbeddedLog, String> {
+pub fn open_log(config: &Config, declared: &[&'static Declared]) -> Result<EmbeddedLog, String> {
     let log = EmbeddedLog::open(settings::log(config), system_clock()).map_err(|why| why.to_string())?;
-    for stream in Stream::ALL {
+    let declared = declared.iter().map(|declared| Stream::Declared(declared));
+    for stream in Stream::ALL.into_iter().chain(declared) {
         let wanted = if stream.is_table() { config.log.reference_partitions } else { config.log.partitions };
         let topic = config.topics.of(stream);
         let has = log.topics().iter().find(|(name, _)| name == topic).map_or(0, |(_, partitions)| *partitions);

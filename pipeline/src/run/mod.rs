@@ -19,7 +19,7 @@ use warp::Filter;
 use crate::admin::{self, Readiness};
 use crate::config::{Config, Source};
 use crate::job::Job;
-use crate::metrics;
+use crate::{metrics, schema};
 
 use inputs::Inputs;
 pub(crate) use inputs::open_log;
@@ -40,9 +40,10 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let caught_up = readiness.condition("input", "nothing has been read yet");
     let (edge, edge_sink) = Edge::new(config.edge.options.clone());
     let (fatal, refused) = mpsc::channel(16);
-    let mut inputs = Inputs::open(&config)?;
+    let catalog = schema::catalog_of_source(&config)?;
+    let mut inputs = Inputs::open(&config, catalog.declared().collect())?;
     let gate = sources::listen::routes(inputs.gate(&config)?);
-    let streams = Streams::start(&config).await?;
+    let streams = Streams::start(&config, catalog).await?;
     let mut extra = admin::routes(readiness.clone(), figures.clone()).or(gate).unify().boxed();
     let mut readers = None;
     if let Some(streams) = &streams {

@@ -27,24 +27,26 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Declares the streams of the configured directory and starts their sinks. None if there can't be any.
+    /// Declares the streams of the configured directory over what the catalog has, and starts their sinks. None if there can't be
+    /// any.
     ///
     /// # Errors
     /// A file cannot be read, or is not what it should be.
-    pub async fn start(config: &Config) -> Result<Option<Self>, String> {
+    pub async fn start(config: &Config, catalog: Catalog) -> Result<Option<Self>, String> {
         if !config.sql.enabled {
             return Ok(None);
         }
         let options = Options {
             workers: config.run.workers,
             rows_max: config.sql.stream_rows_max,
+            table_rows_max: config.sql.table_rows_max,
             bytes_max: config.sql.bytes_max,
             time_pct_max: config.sql.time_pct_max,
             time_window_ms: config.sql.time_window_ms,
             streams_max: config.sql.streams_max,
             catch_up_ms_max: config.sql.catch_up_ms_max,
         };
-        let engine = Arc::new(Engine::new(Catalog::of_the_main_job(), options));
+        let engine = Arc::new(Engine::new(catalog, options));
         if !config.sql.streams.is_empty() {
             declare_all(&engine, Path::new(&config.sql.streams))?;
         }

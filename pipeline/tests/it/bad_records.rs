@@ -133,6 +133,7 @@ fn name_of(stream: Stream) -> &'static str {
         Stream::Driver => "driver",
         Stream::Company => "company",
         Stream::Tariff => "tariff",
+        Stream::Declared(_) => unreachable!("the simulation makes none"),
     }
 }
 

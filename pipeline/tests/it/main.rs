@@ -20,6 +20,7 @@ mod kafka_sink;
 mod kafka_source;
 mod live_client;
 mod main_job;
+mod own_topics;
 mod production;
 mod program;
 mod reads;

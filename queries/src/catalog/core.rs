@@ -1,10 +1,11 @@
-//! The streams and tables of the main job as SQL sees them.
+//! The streams and tables of the main job, and those that are declared over topics, as SQL sees them.
 //!
 //! Invariant: times are timestamps, `arrived_at` is the tick, and what only the dataflow itself uses is left out.
 
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use operators::record::declared::Declared;
 use operators::record::{Stream, output, registry, telemetry};
 
 use super::Relation;
@@ -61,25 +62,35 @@ impl Core {
     /// The columns that SQL sees, and which of the dataflow's columns each is. The last of events is the tick.
     #[must_use]
     pub fn seen(&self) -> (SchemaRef, Vec<usize>) {
-        let columns = (self.columns)();
-        let milliseconds = DataType::Timestamp(TimeUnit::Millisecond, None);
-        let (mut fields, mut places) = (Vec::new(), Vec::new());
-        for (place, field) in columns.fields().iter().enumerate() {
-            let name = field.name().as_str();
-            if name.starts_with("__") {
-                continue;
-            }
-            let time = TIMES.contains(&name) && *field.data_type() == DataType::Int64;
-            let kind = if time { milliseconds.clone() } else { field.data_type().clone() };
-            fields.push(Field::new(name, kind, true));
-            places.push(place);
-        }
-        if self.kind == Kind::Events {
-            fields.push(Field::new(ARRIVED, milliseconds, true));
-            places.push(columns.index_of(operators::batch::TICK).expect("every stream has ticks"));
-        }
-        (Arc::new(Schema::new(fields)), places)
+        of(&(self.columns)(), self.kind, &TIMES)
     }
+}
+
+/// The same of a relation that is declared over a topic.
+#[must_use]
+pub fn seen(declared: &Declared) -> (SchemaRef, Vec<usize>) {
+    let kind = if declared.table { Kind::Table } else { Kind::Events };
+    of(&declared.schema(), kind, &[])
+}
+
+fn of(columns: &SchemaRef, kind: Kind, times: &[&str]) -> (SchemaRef, Vec<usize>) {
+    let milliseconds = DataType::Timestamp(TimeUnit::Millisecond, None);
+    let (mut fields, mut places) = (Vec::new(), Vec::new());
+    for (place, field) in columns.fields().iter().enumerate() {
+        let name = field.name().as_str();
+        if name.starts_with("__") {
+            continue;
+        }
+        let time = times.contains(&name) && *field.data_type() == DataType::Int64;
+        let kind = if time { milliseconds.clone() } else { field.data_type().clone() };
+        fields.push(Field::new(name, kind, true));
+        places.push(place);
+    }
+    if kind == Kind::Events {
+        fields.push(Field::new(ARRIVED, milliseconds, true));
+        places.push(columns.index_of(operators::batch::TICK).expect("every stream has ticks"));
+    }
+    (Arc::new(Schema::new(fields)), places)
 }
 
 /// The relations of the main job.

@@ -62,6 +62,12 @@ const HINT: &str = "a file holds one statement: CREATE MATERIALIZED VIEW name WI
 /// # Errors
 /// The text is none.
 pub fn parse(text: &str) -> Result<Declaration, Refusal> {
+    if super::is_schema(text) {
+        let message = "sources and tables over topics are there from the start, and no streams are among them";
+        return Err(Refusal::new("sql_statement_not_allowed", message)
+            .at("1:1")
+            .hint("put the file into the directory of sql.schema, and start again"));
+    }
     let mut statements = crate::question::statement::parse(text, &GenericDialect {})?;
     match (statements.pop_front(), statements.pop_front()) {
         (None, _) => Err(Refusal::new("sql_syntax", "there is no statement in the text").hint(HINT)),
@@ -150,7 +156,7 @@ impl Visitor for Calls {
     }
 }
 
-fn valid_name(name: &ObjectName) -> Result<String, Refusal> {
+pub(super) fn valid_name(name: &ObjectName) -> Result<String, Refusal> {
     let text = name.to_string();
     let safe = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let plain =

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use operators::record::declared::{Column, Declared};
 
 use super::{Catalog, View, columns};
 use crate::plan::{self, Id, Kept, Kind};
@@ -52,6 +53,27 @@ impl Catalog {
         for Kept { operator, grows, .. } in kept {
             line(title, &format!("{operator}: {grows}"));
             title = "";
+        }
+        out
+    }
+
+    /// Topic, columns and key of a source or table.
+    #[must_use]
+    pub fn describe_declared(&self, declared: &Declared) -> String {
+        let Declared { name, topic, columns, .. } = declared;
+        let kind = if declared.table { "table" } else { "events" };
+        let mut out = format!("{name}: {kind} of topic {topic}\n");
+        let width = columns.iter().map(|column| column.name.chars().count()).max().unwrap_or(0);
+        let mut title = "columns";
+        for Column { name, kind, required } in columns {
+            let required = if *required { ", not null" } else { "" };
+            let _ = writeln!(out, "  {title:<9} {name:<width$}  {}{required}", type_name(&kind.arrow()));
+            title = "";
+        }
+        let key: Vec<&str> = declared.key().iter().map(|column| column.name.as_str()).collect();
+        let _ = writeln!(out, "  {:<9} {}", "key", key.join(", "));
+        if let Some(place) = declared.time {
+            let _ = writeln!(out, "  {:<9} {}", "time", columns[place].name);
         }
         out
     }
@@ -162,6 +184,8 @@ fn type_name(kind: &DataType) -> String {
         DataType::UInt64 => "bigint unsigned".into(),
         DataType::Float64 => "double".into(),
         DataType::Boolean => "boolean".into(),
+        DataType::Date32 => "date".into(),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision}, {scale})"),
         DataType::Timestamp(TimeUnit::Millisecond, None) => "timestamp".into(),
         DataType::List(item) => format!("{}[]", type_name(item.data_type())),
         other => other.to_string(),

@@ -210,7 +210,7 @@ fn options_of_joins_are_refused_where_they_mean_nothing() {
                 "as_of = 'event time', horizon = '1 h'",
                 "SELECT e.kind, v.plate FROM vehicle_events e JOIN vehicles v ON e.vehicle_id = v.vehicle_id",
             ),
-            "no column ts",
+            "no column of their time",
         ),
         (
             text("correct_for = '1 day'", "SELECT device_id FROM telemetry").replace("MATERIALIZED ", ""),

@@ -143,13 +143,21 @@ impl Engine {
         };
         let done = self.read_past(install, feed, whole, building).await;
         feed.stop();
-        self.telemetry().mark(false);
+        self.marked(feed).for_each(|(_, held)| held.mark(false));
         drop(one);
         done
     }
 
     fn telemetry(&self) -> &super::keep::Held {
         self.bases.get("telemetry").expect("a stream of the main job")
+    }
+
+    /// Events that a topic has, by their names: telemetry, of which the other streams of the main job are made, and what is
+    /// declared.
+    fn marked(&self, feed: &Feed) -> impl Iterator<Item = (&str, &super::keep::Held)> {
+        let sources = self.declared.iter().filter(|declared| !declared.table && feed.names.contains(&declared.name));
+        let names = sources.map(|declared| declared.name.as_str()).chain(["telemetry"]);
+        names.filter_map(|name| Some((name, &**self.bases.get(name)?)))
     }
 
     async fn read_past(
@@ -192,7 +200,7 @@ impl Engine {
             Ok(())
         };
         look(&|| feed.is_parked()).await?;
-        self.telemetry().mark(true);
+        self.marked(feed).for_each(|(_, held)| held.mark(true));
         self.commands.push(Command::Follow(install.port.clone()));
         look(&|| install.start.whole_from().is_some()).await?;
         let before = install.start.whole_from().unwrap_or(0);
@@ -200,7 +208,8 @@ impl Engine {
         let ports: Vec<String> = reads(install).into_iter().map(|(name, _)| name).collect();
         let (as_of, mut content) = self.keeper.rows(&ports);
         let first = as_of + 1;
-        feed.end_at(Cut { before, last: self.telemetry().marked(first), first });
+        let last = self.marked(feed).map(|(name, held)| (name.to_owned(), held.marked(first))).collect();
+        feed.end_at(Cut { before, last, first });
         look(&|| feed.is_finished()).await?;
         for (name, rows) in &mut content {
             if feed.names.contains(name) {

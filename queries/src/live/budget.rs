@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use operators::error::Refusal;
 
-use super::engine::{Engine, Running, readers};
+use super::engine::{Engine, Options, Running, readers};
+use super::keep::Held;
 use crate::catalog::View;
 use crate::metrics;
+use crate::plan::Kind;
 use crate::render::Size;
 
 /// How often figures are shown.
@@ -27,7 +29,7 @@ pub struct Budget {
     pub time_pct: u32,
 }
 
-/// A stream that has been taken down.
+/// A stream that has been taken down, or a table that is kept no more.
 #[derive(Clone, Debug)]
 pub struct Suspended {
     /// Its name.
@@ -152,19 +154,48 @@ impl Engine {
         let all: Vec<(String, Running)> =
             self.state().running.iter().map(|(name, running)| (name.clone(), running.clone())).collect();
         let mut suspended = Vec::new();
+        for (name, held) in self.bases.iter().filter(|(_, held)| held.given_up().is_none()) {
+            let Some((budget, reason)) = self.passed_by_table(name, held) else { continue };
+            self.suspend_readers(name, &all, &mut suspended);
+            let why = Suspended { name: name.clone(), budget, reason };
+            held.give_up(why.clone());
+            self.keeper.remove(&held.port);
+            metrics::suspended(budget);
+            suspended.push(why);
+        }
         for (name, running) in all.iter().filter(|(_, running)| running.watch.suspended().is_none()) {
             let Some((budget, reason)) = self.passed(running) else { continue };
-            // Those that read it would wait for it for ever, and hold up the time of all.
-            let readers = readers(&self.state().catalog, name);
-            for reader in readers.iter().rev() {
-                if let Some((_, running)) = all.iter().find(|(name, _)| name == reader) {
-                    let reason = format!("it reads {name}, which is suspended");
-                    self.suspend(running, Suspended { name: reader.clone(), budget: "input", reason }, &mut suspended);
-                }
-            }
+            self.suspend_readers(name, &all, &mut suspended);
             self.suspend(running, Suspended { name: name.clone(), budget, reason }, &mut suspended);
         }
         suspended
+    }
+
+    /// Which budget a table has passed that is declared over a topic, and by how much.
+    fn passed_by_table(&self, name: &str, held: &Held) -> Option<(&'static str, String)> {
+        let Options { table_rows_max, bytes_max, .. } = self.options;
+        if !self.declared.iter().any(|declared| declared.name == name) {
+            return None;
+        }
+        let (rows, bytes) = (held.figures().0, held.size().bytes);
+        if held.is_exceeded() {
+            return Some(("rows", format!("it held {rows} rows, its budget is {table_rows_max} (sql.table_rows_max)")));
+        }
+        // Once for readers, and once on the worker that owns the row.
+        let bytes = bytes.saturating_mul(2);
+        let over = held.kind == Kind::Table && bytes > bytes_max as i64;
+        over.then(|| ("memory", format!("it kept {bytes} bytes, its budget is {bytes_max} (sql.bytes_max)")))
+    }
+
+    /// Those that read it would wait for it for ever, and hold up the time of all.
+    fn suspend_readers(&self, name: &str, all: &[(String, Running)], suspended: &mut Vec<Suspended>) {
+        let readers = readers(&self.state().catalog, name);
+        for reader in readers.iter().rev() {
+            if let Some((_, running)) = all.iter().find(|(name, _)| name == reader) {
+                let reason = format!("it reads {name}, which is suspended");
+                self.suspend(running, Suspended { name: reader.clone(), budget: "input", reason }, suspended);
+            }
+        }
     }
 
     /// Shows how all streams do, once a second.

@@ -77,7 +77,8 @@ impl Engine {
         }
         let budget = self.budget(view);
         let there = |name: &str| overlay.get(name).or_else(|| state.running.get(name));
-        let suspended = |name: &&str| there(name).is_some_and(|one| one.watch.suspended().is_some());
+        let given_up = |name: &str| self.bases.get(name).is_some_and(|held| held.given_up().is_some());
+        let suspended = |name: &&str| given_up(name) || there(name).is_some_and(|one| one.watch.suspended().is_some());
         if let Some(name) = view.node.reads().into_iter().find(|name| suspended(name)) {
             return Err(Refusal::new("sql_stream_suspended", format!("{name}, which it reads, is suspended"))
                 .hint("replace or drop that one first: sql list says why it is"));

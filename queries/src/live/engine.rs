@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use operators::error::Refusal;
+use operators::record::declared::Declared;
 use operators::time::Tick;
 use serde::Serialize;
 use tokio::sync::broadcast;
@@ -32,6 +33,8 @@ pub struct Options {
     pub workers: usize,
     /// Rows that one stream may hold; one that passes it is suspended.
     pub rows_max: usize,
+    /// Rows that one table may hold that is declared over a topic; one that passes it is kept no more.
+    pub table_rows_max: usize,
     /// Bytes that one may keep, if its declaration does not say otherwise.
     pub bytes_max: u64,
     /// Percent of one worker's time that one may take, likewise; 100 is no limit.
@@ -144,6 +147,7 @@ pub struct Engine {
     pub(super) commands: Arc<Commands>,
     pub(super) keeper: Keeper,
     pub(super) bases: Arc<BTreeMap<String, Arc<Held>>>,
+    pub(super) declared: Arc<[&'static Declared]>,
     pub(super) options: Options,
     /// How streams go to their sinks, as who feeds them has told.
     pub(super) sent: Mutex<BTreeMap<String, Vec<Sent>>>,
@@ -158,8 +162,11 @@ impl Engine {
     #[must_use]
     pub fn new(catalog: Catalog, options: Options) -> Self {
         let keeper = Keeper::default();
+        let declared: Arc<[&Declared]> = catalog.declared().collect();
         let base = |relation: &crate::catalog::Relation| {
-            let held = Held::new(&relation.name, relation.schema.clone(), relation.kind, options.workers, usize::MAX);
+            let declared = declared.iter().any(|declared| declared.name == relation.name);
+            let rows_max = if declared { options.table_rows_max } else { usize::MAX };
+            let held = Held::new(&relation.name, relation.schema.clone(), relation.kind, options.workers, rows_max);
             keeper.add(held.clone());
             (relation.name.clone(), held)
         };
@@ -168,7 +175,7 @@ impl Engine {
         let (changing, reading) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
         let commands = Arc::new(Commands::new(options.workers));
         let (past, shown, system, sent) = (OnceLock::new(), Mutex::default(), RwLock::default(), Mutex::default());
-        Self { state, changing, reading, past, commands, keeper, bases, options, shown, system, sent }
+        Self { state, changing, reading, past, commands, keeper, bases, declared, options, shown, system, sent }
     }
 
     /// Has another table about the process itself to be read.
@@ -179,7 +186,7 @@ impl Engine {
     /// The part of a worker; called on its thread.
     #[must_use]
     pub fn live(&self, index: usize) -> Live {
-        Live::new(index, self.keeper.clone(), self.commands.clone(), self.bases.clone())
+        Live::new(index, self.keeper.clone(), self.commands.clone(), self.bases.clone(), self.declared.clone())
     }
 
     /// The kept streams.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use operators::batch::{Batch, DELETED, TICK, key_hash};
-use operators::newest::newest;
+use operators::newest::{newest, newest_of_first};
+use operators::record::declared::Declared;
 use operators::row::{Codec, Row};
 use operators::time::{Tick, closed_before};
 use timely::container::CapacityContainerBuilder;
@@ -23,7 +24,7 @@ use timely::progress::frontier::AntichainRef;
 
 use super::keep::{Held, Keeper};
 use super::port::{Parcel, Port, Updates};
-use crate::catalog::Core;
+use crate::catalog::{Core, seen};
 use crate::render::event_schema;
 
 /// What a stream goes to.
@@ -85,8 +86,30 @@ pub(super) fn exit_events<'s>(events: Stream<'s, Tick, Batch>, mut exit: Exit) -
 
 /// Makes a stream of events of the main job readable.
 pub fn export_events(events: Stream<'_, Tick, Batch>, core: &Core, live: &super::Live, probe: &ProbeHandle<Tick>) {
-    let Some(exit) = live.exit(core.name) else { return };
-    let (schema, places) = core.seen();
+    if let Some(exit) = live.exit(core.name) {
+        put_events(events, core.seen(), exit, probe);
+    }
+}
+
+/// Makes a source or table that is declared over a topic readable, from its records.
+pub fn export_declared(
+    records: Stream<'_, Tick, Batch>,
+    declared: &Declared,
+    live: &super::Live,
+    probe: &ProbeHandle<Tick>,
+) {
+    let Some(exit) = live.exit(&declared.name) else { return };
+    if declared.table {
+        put_table(newest_of_first(records, declared.keys), seen(declared), declared.keys, exit, probe);
+    } else {
+        put_events(records, seen(declared), exit, probe);
+    }
+}
+
+/// What SQL sees of a stream: its columns, and their places among those of the dataflow.
+type Seen = (SchemaRef, Vec<usize>);
+
+fn put_events(events: Stream<'_, Tick, Batch>, (schema, places): Seen, exit: Exit, probe: &ProbeHandle<Tick>) {
     let out = event_schema(&schema);
     let port = exit.port.clone();
     let held = exit.held.clone();
@@ -120,7 +143,7 @@ fn newest_tick(rows: &RecordBatch) -> Tick {
 }
 
 /// The columns that SQL sees.
-fn columns(rows: &RecordBatch, places: &[usize], schema: &datafusion::arrow::datatypes::SchemaRef) -> Vec<ArrayRef> {
+fn columns(rows: &RecordBatch, places: &[usize], schema: &SchemaRef) -> Vec<ArrayRef> {
     let column = |(place, field): (&usize, &Arc<datafusion::arrow::datatypes::Field>)| {
         let column = rows.column(*place);
         if column.data_type() == field.data_type() {
@@ -134,20 +157,34 @@ fn columns(rows: &RecordBatch, places: &[usize], schema: &datafusion::arrow::dat
 
 /// Makes a table of the main job readable, from its raw changelog.
 pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &super::Live, probe: &ProbeHandle<Tick>) {
-    let Some(mut exit) = live.exit(core.name) else { return };
-    let (schema, places) = core.seen();
+    let Some(exit) = live.exit(core.name) else { return };
     let key = *core.key.first().expect("a table has a key");
-    let changes = newest(changelog, key);
+    assert_eq!(core.seen().0.index_of(key).ok(), Some(0), "rows begin with their key");
+    put_table(newest(changelog, key), core.seen(), 1, exit, probe);
+}
+
+/// Keeps the rows of a table of which the first columns are the key, and hands its changes over.
+fn put_table(
+    changes: Stream<'_, Tick, Batch>,
+    (schema, places): Seen,
+    key_columns: usize,
+    mut exit: Exit,
+    probe: &ProbeHandle<Tick>,
+) {
     let end = changes.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Table", move |_, _| {
         let codec = Codec::new(schema.clone()).expect("a schema of rows");
-        assert_eq!(schema.index_of(key).ok(), Some(0), "rows begin with their key");
-        let keys = Codec::new(Arc::new(schema.project(&[0]).expect("the key is a column"))).expect("a key");
+        let first: Vec<usize> = (0..key_columns).collect();
+        let keys = Codec::new(Arc::new(schema.project(&first).expect("the key's columns"))).expect("a key");
         let mut kept = Kept::default();
         move |(input, frontier), _output| {
             input.for_each(|_, batch| {
                 let Some(rows) = batch.take() else { return };
+                if exit.held.is_exceeded() {
+                    kept = Kept::default();
+                    return;
+                }
                 let seen = columns(&rows, &places, &schema);
-                let by = keys.encode_together(&seen[..1]).expect("the key");
+                let by = keys.encode_together(&seen[..key_columns]).expect("the key");
                 let encoded = codec.encode(&seen, rows.num_rows()).expect("columns of the table");
                 let deleted = rows.column_by_name(DELETED).expect("tables tell deletes").as_boolean().clone();
                 let ticks: UInt64Array = tick_column(&rows).as_primitive::<UInt64Type>().clone();
@@ -161,13 +198,16 @@ pub fn export_table(changelog: Stream<'_, Tick, Batch>, core: &Core, live: &supe
                 }
                 exit.put(updates);
             });
-            exit.follow(frontier.frontier());
+            // What reads a table that is kept no more is to see nothing after it.
+            if !exit.held.is_exceeded() {
+                exit.follow(frontier.frontier());
+            }
         }
     });
     end.probe_with(probe);
 }
 
-/// The rows of a table by their key, which is their first column: the bytes of no key begin those of another. Each row with
+/// The rows of a table by their key, which is their first columns: the bytes of no key begin those of another. Each row with
 /// its key's hash.
 #[derive(Default)]
 struct Kept(HashTable<(u64, Row)>);

@@ -1,7 +1,7 @@
 //! The log read again, for a stream that comes later: what the reading thread hands over, and how both agree on where it ends.
 //!
 //! Invariant: what it hands over and what the running dataflow hands over from the first tick on are, together, each row of the
-//! log once. Telemetry is told apart by its place in the log, for a record that came late got a later tick when it was live.
+//! log once. Events of a topic are told apart by their place in the log, for a record that came late got a later tick when it was live.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
@@ -34,21 +34,22 @@ pub trait Past: Send + Sync {
 /// Where the past ends and what is live begins.
 #[derive(Clone, Debug, Default)]
 pub struct Cut {
-    /// Telemetry with a tick before it is of the past.
+    /// Events of a topic with a tick before it are of the past.
     pub before: Tick,
-    /// Of later ticks, telemetry up to these offsets of its partitions is.
-    pub last: BTreeMap<i32, i64>,
+    /// Of later ticks, those up to these offsets are, by the stream's name and its partitions.
+    pub last: BTreeMap<String, BTreeMap<i32, i64>>,
     /// The first tick that is live.
     pub first: Tick,
 }
 
 impl Cut {
-    /// The telemetry of a batch that is of the past.
+    /// The events of a batch that are of the past, of a stream that is a topic.
     #[must_use]
-    pub fn telemetry(&self, rows: &RecordBatch) -> RecordBatch {
+    pub fn events(&self, stream: &str, rows: &RecordBatch) -> RecordBatch {
+        let marks = self.last.get(stream);
         let (ticks, partitions, offsets) = (u64s(rows, TICK), i32s(rows, PARTITION), i64s(rows, OFFSET));
         let past = |row: usize| {
-            let (tick, last) = (ticks.value(row), self.last.get(&partitions.value(row)));
+            let (tick, last) = (ticks.value(row), marks.and_then(|last| last.get(&partitions.value(row))));
             tick < self.before || (tick < self.first && last.is_some_and(|last| offsets.value(row) <= *last))
         };
         let past: BooleanArray = (0..rows.num_rows()).map(|row| Some(past(row))).collect();
@@ -282,14 +283,7 @@ impl Feed {
             return (VecDeque::new(), 0);
         };
         let taken = fed.parcels[worker].get_mut(name).map(std::mem::take).unwrap_or_default();
-        let rows: usize = taken
-            .iter()
-            .map(|parcel| match parcel {
-                Parcel::Events(rows) => rows.num_rows(),
-                Parcel::Updates(updates) => updates.len(),
-            })
-            .sum();
-        fed.waiting_rows -= rows;
+        fed.waiting_rows -= taken.iter().map(Parcel::rows).sum::<usize>();
         (taken, fed.frontier)
     }
 
@@ -367,12 +361,13 @@ mod tests {
         held.mark(true);
         // Live: offset 12 of partition 0 was appended at 190, and came behind the frontier.
         held.note(&rows(&[(150, 0, 10), (180, 0, 11), (200, 0, 12), (170, 1, 5)]));
-        let cut = Cut { before: 140, last: held.marked(200), first: 200 };
-        assert_eq!(cut.last, BTreeMap::from([(0, 11), (1, 5)]));
+        let marked = held.marked(200);
+        assert_eq!(marked, BTreeMap::from([(0, 11), (1, 5)]));
+        let cut = Cut { before: 140, last: BTreeMap::from([("telemetry".to_owned(), marked)]), first: 200 };
         // Read again, it has the tick of its append time.
         let again =
             rows(&[(130, 0, 9), (150, 0, 10), (180, 0, 11), (190, 0, 12), (170, 1, 5), (130, 2, 7), (160, 2, 8)]);
-        let past = cut.telemetry(&again);
+        let past = cut.events("telemetry", &again);
         assert_eq!(i64s(&past, OFFSET).values(), &[9, 10, 11, 5, 7]);
         assert_eq!(cut.table(&rows(&[(199, 0, 1), (200, 0, 2)])).num_rows(), 1);
         held.mark(false);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use operators::row::{Codec, Diff, Row, count, repeated};
 use operators::time::{Tick, take_before};
 use tokio::sync::broadcast;
 
+use super::budget::Suspended;
 use super::port::Updates;
 use super::tap::Tap;
 use crate::plan::Kind;
@@ -49,6 +50,8 @@ pub struct Held {
     bytes: AtomicUsize,
     changes: AtomicU64,
     exceeded: AtomicBool,
+    /// Why it is kept no more.
+    given_up: OnceLock<Suspended>,
     /// Whether anybody takes in what is put.
     kept: bool,
     /// While a stream is built from the log: the newest offsets by partition and tick.
@@ -110,6 +113,7 @@ impl Held {
             bytes: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
             exceeded: AtomicBool::new(false),
+            given_up: OnceLock::new(),
             kept: true,
             marks: Mutex::default(),
             marking: AtomicBool::new(false),
@@ -223,9 +227,20 @@ impl Held {
         Size { rows: rows as i64, bytes: bytes as i64 + beside + waiting }
     }
 
-    /// Whether it holds more rows than it may.
+    /// Whether it holds more than it may.
     pub fn is_exceeded(&self) -> bool {
         self.exceeded.load(Ordering::Relaxed)
+    }
+
+    /// Keeps it no more, for this reason.
+    pub fn give_up(&self, why: Suspended) {
+        self.exceeded.store(true, Ordering::Relaxed);
+        self.given_up.get_or_init(|| why);
+    }
+
+    /// Why it is kept no more, if it is not.
+    pub fn given_up(&self) -> Option<&Suspended> {
+        self.given_up.get()
     }
 }
 
@@ -362,7 +377,12 @@ impl Keeper {
         }
         // Inputs that have ended hold nothing back, and do not make time end.
         let newest = by_port.values().filter_map(|shelf| shelf.waiting.last_key_value()).map(|(tick, _)| *tick).max();
-        let next = if least == Tick::MAX { newest.unwrap_or(*as_of) } else { least.saturating_sub(1) };
+        let next = match least {
+            // At the start, before anything is whole up to any tick.
+            _ if by_port.values().all(|shelf| !shelf.caught_up) => *as_of,
+            Tick::MAX => newest.unwrap_or(*as_of),
+            least => least.saturating_sub(1),
+        };
         *as_of = next.max(*as_of);
         for shelf in by_port.values_mut().filter(|shelf| shelf.caught_up) {
             shelf.turn(*as_of);

@@ -24,6 +24,16 @@ pub enum Parcel {
     Updates(Updates),
 }
 
+impl Parcel {
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Events(rows) => rows.num_rows(),
+            Self::Updates(updates) => updates.len(),
+        }
+    }
+}
+
 /// What a subscriber has not taken yet.
 #[derive(Default)]
 pub struct Queue {

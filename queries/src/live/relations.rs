@@ -171,8 +171,12 @@ impl Relations for Engine {
 
     fn why_not(&self, name: &Name) -> Option<Refusal> {
         let state = self.state();
-        let suspended = state.running.get(&name.name).filter(|_| name.namespace == PUBLIC)?.watch.suspended()?;
+        let mine = name.namespace == PUBLIC;
+        let stream = state.running.get(&name.name).and_then(|running| running.watch.suspended());
+        let table = self.bases.get(&name.name).and_then(|held| held.given_up());
+        let suspended = stream.or(table).filter(|_| mine)?;
         let message = format!("{} is suspended: {}", name.name, suspended.reason);
-        Some(Refusal::new("sql_stream_suspended", message).hint("replace it or drop it"))
+        let hint = if stream.is_some() { "replace it or drop it" } else { "raise its limit, and start again" };
+        Some(Refusal::new("sql_stream_suspended", message).hint(hint))
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray, BooleanArray, RecordBatch};
-use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::UInt64Type;
 use differential_dataflow::AsCollection;
 use operators::batch::Batch;
@@ -24,6 +24,11 @@ use super::port::{Parcel, Queue};
 use crate::plan::Kind;
 use crate::render::Rendered;
 
+/// Rows that are given at once, so that what has piled up holds nothing else up for long.
+const ROWS_AT_ONCE: usize = 4_000;
+/// More batches than this are put together first: each costs its operators as much as many rows.
+const BATCHES_AT_ONCE: usize = 8;
+
 /// The way of a queue into a dataflow.
 struct Inlet {
     worker: usize,
@@ -31,6 +36,8 @@ struct Inlet {
     queue: Rc<Queue>,
     install: Arc<Install>,
     begin: Option<Arc<Begin>>,
+    /// What was taken from the queue and not given yet.
+    waiting: VecDeque<Parcel>,
     held: Option<Capability<Tick>>,
 }
 
@@ -69,11 +76,26 @@ impl Inlet {
         self.begin.as_ref().map_or(0, |begin| begin.tick)
     }
 
-    fn take(&self) -> VecDeque<Parcel> {
-        std::mem::take(&mut *self.queue.parcels.borrow_mut())
+    /// What is to be given now of what has come.
+    fn take(&mut self) -> Vec<Parcel> {
+        self.waiting.append(&mut self.queue.parcels.borrow_mut());
+        let (mut taken, mut rows) = (Vec::new(), 0);
+        while rows < ROWS_AT_ONCE {
+            let Some(parcel) = self.waiting.pop_front() else { break };
+            rows += parcel.rows();
+            taken.push(parcel);
+        }
+        taken
     }
 
+    /// Passes on how far the stream is, once everything before is given.
     fn advance(&mut self) {
+        if !self.waiting.is_empty() {
+            if let Some(activator) = &*self.queue.activator.borrow() {
+                activator.activate();
+            }
+            return;
+        }
         let frontier = self.queue.frontier.get();
         match frontier {
             Tick::MAX => self.held = None,
@@ -100,7 +122,8 @@ fn events<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: A
     let worker = scope.index();
     let stream = source::<_, CapacityContainerBuilder<Batch>, _, _>(scope, "Subscription", move |capability, info| {
         *queue.activator.borrow_mut() = Some(scope.activator_for(info.address));
-        let mut inlet = Inlet { worker, port, queue, install, begin: None, held: Some(capability) };
+        let mut inlet =
+            Inlet { worker, port, queue, install, begin: None, waiting: VecDeque::new(), held: Some(capability) };
         move |output| {
             let begun = inlet.install.start.begun().is_some();
             let (past, frontier) = inlet.past(begun);
@@ -113,10 +136,14 @@ fn events<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: A
             if !begun || inlet.begins().is_none() {
                 return;
             }
-            for parcel in inlet.take() {
-                if let (Parcel::Events(rows), Some(held)) = (parcel, &inlet.held)
-                    && let Some(rows) = from(&rows, inlet.first())
-                {
+            let taken = inlet.take();
+            let first = inlet.first();
+            let rows = taken.into_iter().filter_map(|parcel| match parcel {
+                Parcel::Events(rows) => from(&rows, first),
+                Parcel::Updates(_) => None,
+            });
+            for rows in together(rows.collect()) {
+                if let Some(held) = &inlet.held {
                     output.session(held).give_container(&mut rows.into());
                 }
             }
@@ -124,6 +151,16 @@ fn events<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: A
         }
     });
     Rendered::Events(stream)
+}
+
+/// Many small batches as one.
+fn together(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    match batches.first() {
+        Some(first) if batches.len() > BATCHES_AT_ONCE => {
+            vec![concat_batches(&first.schema(), &batches).expect("batches of one stream")]
+        }
+        _ => batches,
+    }
 }
 
 /// The events from a tick on.
@@ -141,7 +178,8 @@ fn table<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: Ar
     type Out = CapacityContainerBuilder<Vec<(Row, Tick, Diff)>>;
     let stream = source::<_, Out, _, _>(scope, "Subscription", move |capability, info| {
         *queue.activator.borrow_mut() = Some(scope.activator_for(info.address));
-        let mut inlet = Inlet { worker, port, queue, install, begin: None, held: Some(capability) };
+        let mut inlet =
+            Inlet { worker, port, queue, install, begin: None, waiting: VecDeque::new(), held: Some(capability) };
         move |output| {
             let begun = inlet.install.start.begun().is_some();
             let (past, frontier) = inlet.past(begun);
@@ -153,12 +191,11 @@ fn table<'s>(scope: Scope<'s, Tick>, port: String, queue: Rc<Queue>, install: Ar
             inlet.passed(frontier);
             let Some(now) = begun.then(|| inlet.begins()).flatten() else { return };
             let first = inlet.first();
-            if let (true, 0, Some(begin), Some(held)) = (now, worker, &inlet.begin, &inlet.held) {
-                let rows = begin.content.get(&inlet.port).into_iter().flatten();
-                let mut rows: Vec<_> = rows.map(|(row, diff)| (row.clone(), first, *diff)).collect();
-                if !rows.is_empty() {
-                    output.session(held).give_container(&mut rows);
-                }
+            if let (true, 0, Some(begin)) = (now, worker, &inlet.begin) {
+                let rows = begin.content.get(&inlet.port).map_or(&[][..], Vec::as_slice);
+                let given = |(row, diff): &(Row, Diff)| (row.clone(), first, *diff);
+                let parcel = |rows: &[(Row, Diff)]| Parcel::Updates(rows.iter().map(given).collect());
+                inlet.waiting = rows.chunks(ROWS_AT_ONCE).map(parcel).collect();
             }
             if now {
                 // The content is large, and only needed once.

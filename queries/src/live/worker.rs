@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use differential_dataflow::VecCollection;
+use operators::record::declared::Declared;
 use operators::row::{Diff, Row};
 use operators::time::Tick;
 use timely::container::CapacityContainerBuilder;
@@ -23,7 +24,7 @@ use super::feed::Taps;
 use super::keep::{Held, Keeper};
 use super::port::{Port, Ports, Queue};
 use super::subscribe::subscribe;
-use crate::catalog::{CORE, Core};
+use crate::catalog::{CORE, Core, seen};
 use crate::plan::{Kind, Op};
 use crate::render::{Builder, Rendered, Usage};
 
@@ -37,6 +38,7 @@ pub struct Live {
     keeper: Keeper,
     commands: Arc<Commands>,
     bases: Arc<BTreeMap<String, Arc<Held>>>,
+    declared: Arc<[&'static Declared]>,
     dataflows: HashMap<String, (usize, TimelyLogger)>,
     /// When streams' time was told last.
     told: Instant,
@@ -52,6 +54,7 @@ impl Live {
         keeper: Keeper,
         commands: Arc<Commands>,
         bases: Arc<BTreeMap<String, Arc<Held>>>,
+        declared: Arc<[&'static Declared]>,
     ) -> Self {
         commands.join(std::thread::current());
         Self {
@@ -60,6 +63,7 @@ impl Live {
             keeper,
             commands,
             bases,
+            declared,
             dataflows: HashMap::new(),
             told: Instant::now(),
             starting: Vec::new(),
@@ -67,13 +71,26 @@ impl Live {
         }
     }
 
-    /// For a dataflow that reads the past: it has these streams and tables of the main job, keeps none, and obeys nobody.
+    /// For a dataflow that reads the past: it has those of these streams and tables, of the main job and declared, that are
+    /// named, keeps none, and obeys nobody.
     #[must_use]
-    pub fn of_the_past(names: &[String]) -> Self {
-        let core = CORE.iter().filter(|core| names.iter().any(|name| name == core.name));
+    pub fn of_the_past(names: &[String], declared: &[&'static Declared]) -> Self {
+        let named = |wanted: &str| names.iter().any(|name| name == wanted);
+        let core = CORE.iter().filter(|core| named(core.name));
         let held = |core: &Core| (core.name.to_owned(), Held::not_kept(core.name, core.seen().0, core.kind));
-        let bases = Arc::new(core.map(held).collect());
-        Self::new(0, Keeper::default(), Arc::new(Commands::new(1)), bases)
+        let declared: Arc<[&Declared]> = declared.iter().copied().filter(|declared| named(&declared.name)).collect();
+        let own = |declared: &&'static Declared| {
+            let kind = if declared.table { Kind::Table } else { Kind::Events };
+            (declared.name.clone(), Held::not_kept(&declared.name, seen(declared).0, kind))
+        };
+        let bases = Arc::new(core.map(held).chain(declared.iter().map(own)).collect());
+        Self::new(0, Keeper::default(), Arc::new(Commands::new(1)), bases, declared)
+    }
+
+    /// The sources and tables that are declared over topics.
+    #[must_use]
+    pub fn declared(&self) -> &[&'static Declared] {
+        &self.declared
     }
 
     /// Whether it takes this stream or table of the main job.

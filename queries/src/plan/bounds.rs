@@ -31,12 +31,21 @@ enum Known {
     Other,
 }
 
+/// Columns of what a plan reads.
+#[derive(Clone, Debug, Default)]
+pub struct Columns {
+    /// Their names.
+    pub names: Vec<String>,
+    /// Which of them is the time of an event.
+    pub time: Option<usize>,
+}
+
 /// The plan with groups that end and events that are kept for the times that are said, if nothing in it grows for ever.
 /// `names` are the columns of what it reads, by the name of that.
 ///
 /// # Errors
 /// Which part would grow without bound, and what to do.
-pub fn bounded(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Vec<String>) -> Result<Arc<Node>> {
+pub fn bounded(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Result<Arc<Node>> {
     let done = walk(node, said, names)?;
     if done.node.kind == Kind::Table && done.grows {
         return Err(refused(
@@ -53,7 +62,7 @@ struct Walked {
     columns: Vec<Known>,
 }
 
-fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Vec<String>) -> Result<Walked> {
+fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Result<Walked> {
     let below = node.inputs().into_iter().map(|input| walk(input, said, names)).collect::<Result<Vec<_>>>()?;
     let any_grows = below.iter().any(|input| input.grows);
     let width = node.schema.fields().len();
@@ -63,8 +72,10 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Vec<String>) -> R
     let (mut retention, mut meets) = (None, None);
     match &node.op {
         Op::Get(name) => {
-            let named = names(name);
-            columns = named.iter().map(|name| known(name, node.kind)).collect();
+            let Columns { names, time } = names(name);
+            let time = time.filter(|_| node.kind == Kind::Events);
+            columns = names.iter().map(|name| known(name)).collect();
+            time.into_iter().for_each(|place| columns[place] = Known::Time);
             grows = node.kind == Kind::Events;
         }
         Op::Constant(_) => grows = false,
@@ -141,9 +152,8 @@ fn united(below: &[Walked]) -> Vec<Known> {
 }
 
 /// What is known of a column by its name.
-fn known(name: &str, kind: Kind) -> Known {
+fn known(name: &str) -> Known {
     match name {
-        "ts" if kind == Kind::Events => Known::Time,
         "kind" | "status" => Known::Entity,
         _ if name.ends_with("_id") => Known::Entity,
         _ => Known::Other,

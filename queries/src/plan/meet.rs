@@ -202,9 +202,13 @@ pub fn looks_up(kind: JoinType, said: Times, times: &[usize]) -> Result<Meets> {
     let Some(horizon_ms) = said.as_of else { return Ok(Meets::Now) };
     match times {
         [time] => Ok(Meets::AsOf { time: *time, horizon_ms }),
-        [] => Err(refused("as_of: the events of a join have no column ts here; keep ts in the query below the join")),
+        [] => Err(refused(
+            "as_of: the events of a join have no column of their time here (ts, or EVENT TIME of a source); keep it in the query \
+             below the join",
+        )),
         _ => Err(refused(
-            "as_of: the events of a join have several columns ts here; keep the one that counts in the query below the join",
+            "as_of: the events of a join have several columns of their time here (ts, or EVENT TIME of a source); keep the one \
+             that counts in the query below the join",
         )),
     }
 }

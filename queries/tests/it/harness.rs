@@ -11,7 +11,7 @@ use differential_dataflow::AsCollection;
 use operators::batch::Batch;
 use operators::row::{Codec, Diff, Row};
 use operators::time::Tick;
-use queries::plan::{Inputs, Kind, Node, Op, Times, bounded, lower, plan_sql};
+use queries::plan::{Columns, Inputs, Kind, Node, Op, Times, bounded, lower, plan_sql};
 use queries::render::{Builder, Fault, Rendered, Size, Usage, event_schema};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -86,7 +86,8 @@ pub fn planned(tables: &[Changing], sql: &str) -> Result<Arc<Node>, String> {
 pub fn planned_over_events(tables: &[Changing], sql: &str, retention_ms: i64) -> Result<Arc<Node>, String> {
     let names = |name: &str| {
         let table = tables.iter().find(|table| table.name == name).expect("one of the tables");
-        table.schema.fields().iter().map(|field| field.name().clone()).collect()
+        let names: Vec<String> = table.schema.fields().iter().map(|field| field.name().clone()).collect();
+        Columns { time: names.iter().position(|name| name == "ts"), names }
     };
     let node = planned_over(tables, Kind::Events, sql);
     node.and_then(|node| bounded(&node, Times { retention: Some(retention_ms), ..Times::default() }, &names))

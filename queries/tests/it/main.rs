@@ -3,6 +3,7 @@
 //! on the number of workers, a rule of the optimiser that does not hold for changing input, nulls and ties.
 
 mod compare;
+mod declared;
 mod events;
 mod found;
 mod generate;

@@ -10,7 +10,9 @@ fn every_stream_does_what_its_test_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let streams = files(&root.join("streams"), "sql").expect("the folder of streams");
     let mut catalog = Catalog::of_the_main_job();
-    let problems = catalog.load(&streams);
+    let schema = files(&root.join("schema"), "sql").expect("the folder of sources and tables");
+    let mut problems = catalog.declare(&schema, &[]);
+    problems.extend(catalog.load(&streams));
     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert!(problems.is_empty(), "{}", told.join("\n"));
     let mut wrong = Vec::new();

@@ -3,14 +3,18 @@
 //!
 //! The fast parser only decides whether a document is good. Why one is not is found out by a second, slow reading.
 
+mod declared;
 mod explain;
 mod fast;
 mod reference;
+mod scalar;
 mod telemetry;
 mod write;
 
 use operators::error::Refusal;
 
+pub(super) use declared::key_value;
+pub use declared::{GONE, Parsed};
 pub use explain::syntax;
 pub use reference::{Reference, tombstone_id};
 pub use telemetry::{Message, Parser};

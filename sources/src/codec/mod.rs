@@ -1,6 +1,7 @@
 //! From the bytes of a record to Arrow rows. A record that cannot be decoded becomes a row of the rejected batch with its
 //! reason and never stops the records around it; what a record decodes to depends on its bytes and position alone.
 
+pub mod declared;
 pub mod json;
 
 use std::cell::Cell;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use operators::error::{Position, Refusal, RejectedBuilder};
 use operators::record::Stream;
+use operators::record::declared::{Declared, DeclaredBuilder};
 use operators::record::registry::RegistryBuilder;
 use operators::record::telemetry::{Limits, TelemetryBuilder};
 use operators::time::Tick;
@@ -75,16 +77,17 @@ pub struct Decoder {
 enum Rows {
     Telemetry(json::Parser, Box<TelemetryBuilder>),
     Reference(Stream, Box<RegistryBuilder>),
+    Declared(&'static Declared, Box<DeclaredBuilder>),
 }
 
 impl Decoder {
     /// A decoder for the records of `partition` of the topic that carries `stream`.
     #[must_use]
     pub fn new(stream: Stream, topic: Arc<str>, partition: i32) -> Self {
-        let rows = if stream.is_table() {
-            Rows::Reference(stream, Box::new(RegistryBuilder::new(stream)))
-        } else {
-            Rows::Telemetry(json::Parser::default(), Box::default())
+        let rows = match stream {
+            Stream::Telemetry => Rows::Telemetry(json::Parser::default(), Box::default()),
+            Stream::Declared(declared) => Rows::Declared(declared, Box::new(DeclaredBuilder::new(declared))),
+            reference => Rows::Reference(reference, Box::new(RegistryBuilder::new(reference))),
         };
         Self { topic, partition, rows, rejected: RejectedBuilder::default() }
     }
@@ -98,6 +101,7 @@ impl Decoder {
         let done = match &mut self.rows {
             Rows::Telemetry(parser, builder) => telemetry(parser, builder, record, at),
             Rows::Reference(stream, builder) => reference(*stream, builder, record, at),
+            Rows::Declared(of, builder) => declared::push(of, builder, record, at),
         };
         done.map_err(|why| {
             // A value over the limit is kept only in part: the record itself is still in its log.
@@ -114,6 +118,7 @@ impl Decoder {
             + match &self.rows {
                 Rows::Telemetry(_, builder) => builder.len(),
                 Rows::Reference(_, builder) => builder.len(),
+                Rows::Declared(_, builder) => builder.len(),
             }
     }
 
@@ -128,6 +133,7 @@ impl Decoder {
         let rows = match &mut self.rows {
             Rows::Telemetry(_, builder) => (!builder.is_empty()).then(|| builder.finish()),
             Rows::Reference(_, builder) => (!builder.is_empty()).then(|| builder.finish()),
+            Rows::Declared(_, builder) => (!builder.is_empty()).then(|| builder.finish()),
         };
         Decoded { rows, rejected: (!self.rejected.is_empty()).then(|| self.rejected.finish()) }
     }
@@ -211,7 +217,7 @@ pub fn is_guarded() -> bool {
 }
 
 /// Turns a panic of `decode` into a refusal. A net, not a plan: decoders are written and tested not to panic.
-fn guard<T>(decode: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+pub(crate) fn guard<T>(decode: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     GUARDED.set(true);
     let done = catch_unwind(AssertUnwindSafe(decode));
     GUARDED.set(false);

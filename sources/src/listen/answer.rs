@@ -52,7 +52,7 @@ struct Place<'a> {
 /// The status of an error's code.
 pub(super) fn status(code: &str) -> StatusCode {
     match code {
-        "not_found" => StatusCode::NOT_FOUND,
+        "not_found" | "topic_unknown" => StatusCode::NOT_FOUND,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "body_timeout" => StatusCode::REQUEST_TIMEOUT,
         "body_too_large" | "decompressed_too_large" | "batch_too_large" | "payload_too_large" => {

@@ -1,10 +1,10 @@
-//! `POST /v1/telemetry` and `POST /v1/devices/{id}/telemetry`: one message, an array or lines, packed with gzip or zstd or
-//! not at all.
+//! `POST /v1/telemetry`, `POST /v1/devices/{id}/telemetry`, and `POST /v1/events/{topic}` for topics that the schema declares:
+//! one message, an array or lines, packed with gzip or zstd or not at all.
 //!
 //! A batch is taken item by item: the good ones are written, the bad ones are named with their index and reason (202); if
 //! none is good the answer is 422. A body that cannot be taken apart is refused as a whole. 202 is sent only after the log
 //! has acknowledged every good item; where it does not, the answer is 503 and the sender sends all of it again, which does
-//! no harm since copies of (device, ts, seq) count once.
+//! no harm to telemetry, since copies of (device, ts, seq) count once, nor to a table.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use bytes::Buf;
 use futures_util::Stream;
 use metrics::counter;
 use operators::error::{Refusal, excerpt};
+use operators::record::declared::Declared;
 use operators::record::telemetry::Limits;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -64,6 +65,7 @@ pub struct GateOptions {
 pub struct Gate {
     log: Arc<dyn Publish>,
     topic: String,
+    declared: Vec<&'static Declared>,
     options: GateOptions,
     clock: Clock,
     budget: Budget,
@@ -77,6 +79,14 @@ enum Target {
     Telemetry,
     /// The same for one device, as its id stands in the path.
     Device(String),
+    /// Records of a declared relation, by its topic.
+    Events(String),
+}
+
+/// What a request's items are.
+struct Wanted {
+    declared: Option<&'static Declared>,
+    device_id: Option<String>,
 }
 
 struct Request {
@@ -88,12 +98,19 @@ struct Request {
 }
 
 impl Gate {
-    /// A gate that publishes to `topic` of `log` and takes the time from `clock`.
+    /// A gate that publishes telemetry to `topic` of `log`, records of these relations to their topics, and takes the time
+    /// from `clock`.
     #[must_use]
-    pub fn new(log: Arc<dyn Publish>, topic: String, options: GateOptions, clock: Clock) -> Arc<Self> {
+    pub fn new(
+        log: Arc<dyn Publish>,
+        topic: String,
+        declared: Vec<&'static Declared>,
+        options: GateOptions,
+        clock: Clock,
+    ) -> Arc<Self> {
         let parsers = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, |n| n.get() * 2)));
         let budget = Budget::new(options.held_bytes_max);
-        Arc::new(Self { log, topic, options, clock, budget, parsers })
+        Arc::new(Self { log, topic, declared, options, clock, budget, parsers })
     }
 
     async fn answer<B: Buf>(
@@ -139,10 +156,7 @@ impl Gate {
             let message = format!("{} is not possible here", excerpt(request.method.as_str()));
             return Err(Refusal::new("method_not_allowed", message).hint("use POST"));
         }
-        let device_id = match &request.target {
-            Target::Telemetry => None,
-            Target::Device(segment) => Some(items::device_of_path(segment)?),
-        };
+        let wanted = self.wanted(&request.target)?;
         let form = Form::parse(header(CONTENT_TYPE))?;
         let mut encodings = request.headers.get_all(CONTENT_ENCODING).iter();
         let encoding = Encoding::parse(encodings.next().map(|value| value.as_bytes()))?;
@@ -158,23 +172,45 @@ impl Gate {
         };
         let mut hold = Hold::new(&self.budget);
         let bytes = body::read(body, length, encoding, limits, &mut hold).await?;
-        let items = self.parse(bytes, form, device_id).await?;
+        let declared = wanted.declared;
+        let items = self.parse(bytes, form, wanted).await?;
         for item in &items.rejected {
             counter!(Metric::HttpRejected.name(), "code" => item.why.code).increment(1);
         }
         if !items.records.is_empty() {
-            self.write(&items).await?;
+            self.write(declared.map_or(&self.topic, |declared| &declared.topic), &items).await?;
             counter!(Metric::HttpAccepted.name()).increment(items.records.len() as u64);
         }
         Ok(items)
     }
 
-    async fn parse(&self, bytes: Vec<u8>, form: Form, device_id: Option<String>) -> Result<Items, Refusal> {
+    fn wanted(&self, target: &Target) -> Result<Wanted, Refusal> {
+        let segment = match target {
+            Target::Telemetry => return Ok(Wanted { declared: None, device_id: None }),
+            Target::Device(segment) => {
+                return Ok(Wanted { declared: None, device_id: Some(items::device_of_path(segment)?) });
+            }
+            Target::Events(segment) => segment,
+        };
+        let declared = self.declared.iter().find(|declared| declared.topic == *segment);
+        let unknown = || {
+            Refusal::new(
+                "topic_unknown",
+                format!("no source or table is declared over a topic \"{}\"", excerpt(segment)),
+            )
+            .hint("declare it by CREATE SOURCE or CREATE TABLE in the directory of sql.schema")
+        };
+        Ok(Wanted { declared: Some(declared.ok_or_else(unknown)?), device_id: None })
+    }
+
+    async fn parse(&self, bytes: Vec<u8>, form: Form, wanted: Wanted) -> Result<Items, Refusal> {
         let limits = Limits { past_ms_max: self.options.past_ms_max, future_ms_max: self.options.future_ms_max };
         let (server_ms, items_max) = ((self.clock)() as i64, self.options.items_max);
         let small = bytes.len() <= INLINE_BYTES_MAX;
         let parse = move || {
-            let reading = Reading { device_id: device_id.as_deref(), server_ms, limits, items_max };
+            let Wanted { declared, device_id } = &wanted;
+            let reading =
+                Reading { declared: *declared, device_id: device_id.as_deref(), server_ms, limits, items_max };
             items::parse(&bytes, form, &reading)
         };
         if small {
@@ -189,8 +225,8 @@ impl Gate {
         parsed.await.map_err(|_| failed(()))?
     }
 
-    async fn write(&self, items: &Items) -> Result<(), Refusal> {
-        let ack = self.log.publish(&self.topic, &items.records);
+    async fn write(&self, topic: &str, items: &Items) -> Result<(), Refusal> {
+        let ack = self.log.publish(topic, &items.records);
         let why = match tokio::time::timeout(Duration::from_millis(self.options.ack_ms_max), ack).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => why,
@@ -199,8 +235,11 @@ impl Gate {
         let refusal = match &why {
             PublishError::TooLarge { .. } => Refusal::new("payload_too_large", why.to_string()),
             PublishError::Refused(_) => {
-                warn!(%why, topic = self.topic, "the log refuses what the gate accepts");
-                Refusal::new("log_refused", "the log does not take telemetry; its operator has been told")
+                warn!(%why, topic, "the log refuses what the gate accepts");
+                Refusal::new(
+                    "log_refused",
+                    format!("the log does not take records of {topic}; its operator has been told"),
+                )
             }
             PublishError::Full { .. } | PublishError::Unavailable(_) => {
                 Refusal::new("backlog_full", format!("the log did not take the messages: {why}"))
@@ -221,6 +260,7 @@ pub fn routes(
             let target = match path.as_str().split('/').collect::<Vec<_>>().as_slice() {
                 ["", "v1", "telemetry"] => Target::Telemetry,
                 ["", "v1", "devices", id, "telemetry"] => Target::Device((*id).to_owned()),
+                ["", "v1", "events", topic] => Target::Events((*topic).to_owned()),
                 _ => return Err(warp::reject::not_found()),
             };
             Ok((path, target))

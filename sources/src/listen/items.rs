@@ -2,11 +2,13 @@
 //! record or the reason why it was refused. One item's fault never touches another.
 
 use operators::error::{Refusal, excerpt};
+use operators::record::declared::Declared;
 use operators::record::telemetry::{Limits, Telemetry, validate_device_id};
 use serde_json::value::RawValue;
 
-use crate::codec::TELEMETRY_BYTES_MAX;
-use crate::codec::json::{self, Message};
+use crate::codec::declared::{self, DECLARED_BYTES_MAX};
+use crate::codec::json::{self, Message, Parsed};
+use crate::codec::{TELEMETRY_BYTES_MAX, guard};
 use crate::publish::Records;
 
 /// Form of a body, from its content type.
@@ -64,6 +66,8 @@ pub(super) struct Items {
 /// How items are read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading<'a> {
+    /// The relation that the items are records of; none if they are telemetry.
+    pub(super) declared: Option<&'static Declared>,
     /// Device named by the request's path, of which each item has to be.
     pub(super) device_id: Option<&'a str>,
     /// When the request came, in milliseconds since the epoch.
@@ -145,6 +149,9 @@ fn take(text: &[u8], index: usize, reading: &Reading<'_>, items: &mut Items) {
 }
 
 fn take_item(text: &[u8], reading: &Reading<'_>, records: &mut Records) -> Result<(), Refusal> {
+    if let Some(declared) = reading.declared {
+        return take_declared(text, declared, reading, records);
+    }
     if text.len() > TELEMETRY_BYTES_MAX {
         let message = format!("a message of {} bytes is over the limit of {TELEMETRY_BYTES_MAX}", text.len());
         return Err(Refusal::new("payload_too_large", message));
@@ -158,6 +165,24 @@ fn take_item(text: &[u8], reading: &Reading<'_>, records: &mut Records) -> Resul
         }
         (Err(why), _) => Err(why),
     }
+}
+
+/// A record of a declared relation goes on as it came, under its key; one that takes a row away becomes a null value.
+fn take_declared(
+    text: &[u8],
+    declared: &'static Declared,
+    reading: &Reading<'_>,
+    records: &mut Records,
+) -> Result<(), Refusal> {
+    if text.len() > DECLARED_BYTES_MAX {
+        let message = format!("a record of {} bytes is over the limit of {DECLARED_BYTES_MAX}", text.len());
+        return Err(Refusal::new("payload_too_large", message));
+    }
+    let parsed = guard(|| Parsed::parse(declared, text))?;
+    declared::plausible(declared, &parsed, reading.server_ms)?;
+    let key = declared::text(declared, &parsed)?;
+    records.push(Some(key.as_bytes()), (!parsed.is_gone()).then_some(text));
+    Ok(())
 }
 
 fn record(message: &Message<'_>, reading: &Reading<'_>, records: &mut Records) -> Result<(), Refusal> {
@@ -214,7 +239,7 @@ mod tests {
 
     fn read(body: &[u8], form: Form, device_id: Option<&str>) -> Result<Items, Refusal> {
         let limits = Limits::default();
-        parse(body, form, &Reading { device_id, server_ms: NOW, limits, items_max: 5 })
+        parse(body, form, &Reading { declared: None, device_id, server_ms: NOW, limits, items_max: 5 })
     }
 
     fn rejected(items: &Items) -> Vec<(usize, &'static str, Option<&str>)> {

@@ -168,7 +168,8 @@ fn traces_are_played_over_http() {
         head_fields_max: 64,
         stop_ms_max: 1_000,
     };
-    let gate = crate::listen::Gate::new(log.clone(), "telemetry.raw".to_owned(), gate_options, clock.clone());
+    let gate =
+        crate::listen::Gate::new(log.clone(), "telemetry.raw".to_owned(), Vec::new(), gate_options, clock.clone());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     use warp::Filter;
     let filter = crate::listen::routes(gate).or(crate::listen::not_found()).unify();

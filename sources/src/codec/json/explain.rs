@@ -8,6 +8,8 @@ use operators::error::{Refusal, excerpt};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::scalar::{self, Misfit};
+
 /// A field that a document may have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field {
@@ -33,6 +35,12 @@ pub(super) enum Kind {
     List,
     /// An object.
     Object,
+    /// A time: RFC 3339, or milliseconds since the epoch.
+    Time,
+    /// A day: `2026-01-31`.
+    Day,
+    /// A number of so many digits, so many of them behind the point.
+    Decimal(u8, u8),
 }
 
 impl Kind {
@@ -44,6 +52,9 @@ impl Kind {
             Kind::Flag => "true or false",
             Kind::List => "an array",
             Kind::Object => "an object",
+            Kind::Time => "a time such as \"2026-01-31T12:00:00Z\", or milliseconds since 1970",
+            Kind::Day => "a day such as \"2026-01-31\"",
+            Kind::Decimal(..) => "a number without an exponent",
         }
     }
 
@@ -66,6 +77,15 @@ impl Kind {
                 Ok(number) if (low..=high).contains(&number) => true,
                 _ => return out_of_range(format!("{low}…{high}")),
             },
+            Kind::Time => scalar::time(raw).is_some(),
+            Kind::Day => scalar::day(raw).is_some(),
+            Kind::Decimal(precision, scale) => match scalar::decimal(raw, precision, scale) {
+                Ok(_) => true,
+                Err(Misfit::Range) => {
+                    return out_of_range(format!("a number of {precision} digits, {scale} of them behind the point"));
+                }
+                Err(Misfit::Form) => false,
+            },
             Kind::Number | Kind::Whole(..) => false,
         };
         if fits {
@@ -77,7 +97,7 @@ impl Kind {
 
 /// The refusal for a document that the fast parser gave `error` for.
 #[cold]
-pub(super) fn explain(text: &str, fields: &'static [Field], error: &sonic_rs::Error) -> Refusal {
+pub(super) fn explain(text: &str, fields: &[Field], error: &sonic_rs::Error) -> Refusal {
     if let Some(at) = text.bytes().position(|b| b == 0) {
         return super::utf8_invalid(at, "a NUL");
     }
@@ -128,13 +148,13 @@ fn not_a_number(text: &str, error: &serde_json::Error) -> Option<Refusal> {
 }
 
 /// Goes through an object's fields and keeps the first fault, while the rest is still checked to be JSON.
-struct Walk {
-    fields: &'static [Field],
+struct Walk<'f> {
+    fields: &'f [Field],
     seen: Vec<&'static str>,
     first: Option<Refusal>,
 }
 
-impl<'de> Visitor<'de> for Walk {
+impl<'de> Visitor<'de> for Walk<'_> {
     type Value = Option<Refusal>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

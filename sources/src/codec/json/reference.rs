@@ -55,7 +55,7 @@ pub(super) fn fields(stream: Stream) -> &'static [Field] {
         Stream::Driver => DRIVER,
         Stream::Company => COMPANY,
         Stream::Tariff => TARIFF,
-        Stream::Telemetry => unreachable!("telemetry is a stream of events, not a table"),
+        Stream::Telemetry | Stream::Declared(_) => unreachable!("{stream} is no reference table"),
     }
 }
 
@@ -211,7 +211,9 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
                 Kind::Whole(..) => map.next_value::<Option<i64>>()?.map(Slot::Int),
                 Kind::List => raw(&mut map, b'[')?,
                 Kind::Object => raw(&mut map, b'{')?,
-                Kind::Number | Kind::Flag => unreachable!("no reference record has such a field"),
+                Kind::Number | Kind::Flag | Kind::Time | Kind::Day | Kind::Decimal(..) => {
+                    unreachable!("no reference record has such a field")
+                }
             }
             .unwrap_or_default();
         }

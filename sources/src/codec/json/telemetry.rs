@@ -183,7 +183,7 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
-/// A list or an object kept as its JSON text.
+/// A value kept as its JSON text.
 pub(super) struct Raw<'de>(LazyValue<'de>);
 
 impl<'de> Deserialize<'de> for Raw<'de> {
@@ -193,6 +193,11 @@ impl<'de> Deserialize<'de> for Raw<'de> {
 }
 
 impl<'de> Raw<'de> {
+    /// The text.
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        self.0.as_raw_cow()
+    }
+
     /// The text, which must begin with `bracket`.
     pub(super) fn opened_by<E: Error>(self, bracket: u8) -> Result<&'de str, E> {
         match self.0.as_raw_cow() {

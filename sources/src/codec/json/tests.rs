@@ -345,6 +345,7 @@ fn document() -> impl Strategy<Value = String> {
             super::explain::Kind::Flag => (whole % 2 == 0).into(),
             super::explain::Kind::List => vec![Value::from(whole), Value::from(text)].into(),
             super::explain::Kind::Object => serde_json::json!({ text: float }),
+            other => unreachable!("telemetry has no {other:?}"),
         };
         (names[index].to_owned(), value)
     });

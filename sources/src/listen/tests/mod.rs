@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod connections;
+mod declared;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -62,7 +63,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let gate = Gate::new(log, "telemetry.raw".to_owned(), options, Arc::new(|| NOW as u64));
+        let gate = Gate::new(log, "telemetry.raw".to_owned(), declared::declared(), options, Arc::new(|| NOW as u64));
         let (stop, stopped) = oneshot::channel::<()>();
         let filter = routes(gate).or(not_found()).unify();
         let served = runtime.spawn(serve(listener, filter, limits, async {
