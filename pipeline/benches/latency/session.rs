@@ -26,6 +26,15 @@ fn declared(figures: &str) -> String {
     )
 }
 
+/// The beginning of the minute that was so many ago, in milliseconds since the epoch.
+fn minutes_ago(minutes: u64) -> u64 {
+    (now_us() / 1_000 / MINUTE_MS - minutes) * MINUTE_MS
+}
+
+fn time(ms: u64) -> String {
+    jiff::Timestamp::from_millisecond(ms.cast_signed()).unwrap().to_string()
+}
+
 /// A running program and what is measured of it meanwhile.
 pub struct Session<'a> {
     pub program: &'a Program,
@@ -39,11 +48,16 @@ impl Session<'_> {
     pub fn run(&self, fleet: &Fleet, base: Duration) {
         self.step("nothing", || wait(base));
         let file = self.file(STREAM, &declared(FIRST));
-        self.step("sql add", || self.sql(&["add", &file]));
-        self.step("a message two hours late", || self.late(fleet));
+        self.step("sql add", || drop(self.sql(&["add", &file])));
+        let minute = minutes_ago(120);
+        self.step("a message two hours late", || self.late(fleet, minute));
+        self.step("sql why of its minute", || {
+            let said = self.sql(&["why", STREAM, &format!("c0000|{}", time(minute))]);
+            println!("{}", said.first().map_or("nothing", String::as_str));
+        });
         self.file(STREAM, &declared(SECOND));
-        self.step("sql replace", || self.sql(&["replace", &file]));
-        self.step("sql drop", || self.sql(&["drop", STREAM]));
+        self.step("sql replace", || drop(self.sql(&["replace", &file])));
+        self.step("sql drop", || drop(self.sql(&["drop", STREAM])));
         self.step("nothing, after it", || wait(base));
         self.step("100 streams over one join", || (0..VIEWS).for_each(|number| self.add(number)));
         self.step("one more", || self.add(VIEWS));
@@ -82,7 +96,8 @@ impl Session<'_> {
         self.sql(&["add", &file]);
     }
 
-    fn sql(&self, arguments: &[&str]) {
+    /// What a command says, a text a line.
+    fn sql(&self, arguments: &[&str]) -> Vec<String> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_haulstream"))
             .arg("sql")
             .args(arguments)
@@ -93,14 +108,13 @@ impl Session<'_> {
             .unwrap();
         let said: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok).collect();
         assert!(child.wait().unwrap().success(), "sql {arguments:?}: {said:?}");
+        said
     }
 
     /// Sends a message two hours late and waits until its minute tells of it.
-    fn late(&self, fleet: &Fleet) {
-        let minute = now_us() / 1_000 / MINUTE_MS * MINUTE_MS - 120 * MINUTE_MS;
+    fn late(&self, fleet: &Fleet, minute: u64) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let at = jiff::Timestamp::from_millisecond(minute.cast_signed()).unwrap();
-        let url = format!("{}/v1/views/{STREAM}/c0000%7C{at}", self.program.url);
+        let url = format!("{}/v1/views/{STREAM}/c0000%7C{}", self.program.url, time(minute));
         let status = || runtime.block_on(reqwest::get(&url)).unwrap().status().as_u16();
         assert_eq!(status(), 404, "there is nothing yet at {url}");
         fleet.late(minute);
