@@ -2,9 +2,10 @@
 //!
 //! Invariant: as for every group, each closed tick is put out by itself; nothing is kept of an event once its tick is closed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::row::Rows;
 use datafusion::error::Result;
@@ -100,9 +101,12 @@ impl Distributor<Batch> for ByKey {
     fn flush<T: Clone, P: Push<Message<T, Batch>>>(&mut self, _: &T, _: &mut [P]) {}
 }
 
+/// Batches by the next tick of each: many may wait while many ticks are closed.
+type ByTick<C> = BTreeMap<Tick, Vec<Waiting<C>>>;
+
 /// A batch whose ticks are not all closed.
 struct Waiting<C> {
-    rows: RecordBatch,
+    ticks: UInt64Array,
     /// None without key columns: all rows are of one group.
     keys: Option<Rows>,
     columns: C,
@@ -121,16 +125,19 @@ impl<C> Waiting<C> {
         let bytes = bytes_of(&rows) + keys.as_ref().map_or(0, Rows::size);
         let size = Size { rows: rows.num_rows() as i64, bytes: bytes as i64 };
         let (columns, taken) = groups.columns(&values).expect("columns of the plan");
-        Self { rows, keys, columns, at: 0, size: size + taken }
+        Self { ticks: ticks(&rows).clone(), keys, columns, at: 0, size: size + taken }
     }
 
-    fn tick(&self) -> Option<Tick> {
-        ticks(&self.rows).values().get(self.at).copied()
+    /// Goes to where it waits, unless it is done.
+    fn wait(self, all: &mut ByTick<C>) {
+        if let Some(tick) = self.ticks.values().get(self.at) {
+            all.entry(*tick).or_default().push(self);
+        }
     }
 
     /// Gives the rows of a tick to their groups.
     fn absorb(&mut self, tick: Tick, groups: &mut impl Absorb<Columns = C>, dirty: &mut Vec<Row>, out: &mut Out) {
-        let end = self.at + ticks(&self.rows).values()[self.at..].partition_point(|at| *at <= tick);
+        let end = self.at + self.ticks.values()[self.at..].partition_point(|at| *at <= tick);
         for row in self.at..end {
             match &self.keys {
                 Some(keys) => groups.absorb(tick, keys.row(row).data(), &self.columns, row, dirty, out),
@@ -158,10 +165,12 @@ pub(super) fn reduce_events<'s, G: Absorb>(
     builder.build(move |capabilities| {
         let mut starting = key_hash(&[]) % peers == index;
         let mut closing = Closing::new(outputs, capabilities);
-        let mut waiting: Vec<Waiting<G::Columns>> = Vec::new();
+        let mut waiting: ByTick<G::Columns> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|_, batch| {
-                waiting.extend(batch.take().map(|rows| Waiting::new(rows, &keys, &groups)));
+                if let Some(rows) = batch.take() {
+                    Waiting::new(rows, &keys, &groups).wait(&mut waiting);
+                }
             });
             let upto = closed_before(frontiers[0].frontier());
             let mut out = Out::default();
@@ -171,17 +180,17 @@ pub(super) fn reduce_events<'s, G: Absorb>(
                 closing.take(0, &mut out);
             }
             let mut dirty = Vec::new();
-            while let Some(tick) = next(waiting.iter().filter_map(Waiting::tick).min(), groups.due(), upto) {
+            while let Some(tick) = next(waiting.keys().next().copied(), groups.due(), upto) {
                 groups.end(tick, &mut out);
-                for batch in waiting.iter_mut().filter(|batch| batch.tick() == Some(tick)) {
+                for mut batch in waiting.remove(&tick).into_iter().flatten() {
                     batch.absorb(tick, &mut groups, &mut dirty, &mut out);
+                    batch.wait(&mut waiting);
                 }
                 groups.put_out(tick, &dirty, &mut out);
                 dirty.clear();
                 closing.take(tick, &mut out);
             }
-            waiting.retain(|batch| batch.tick().is_some());
-            gauge.set(waiting.iter().fold(groups.size(), |sum, batch| sum + batch.size));
+            gauge.set(waiting.values().flatten().fold(groups.size(), |sum, batch| sum + batch.size));
             closing.close(upto);
         }
     });
