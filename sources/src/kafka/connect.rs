@@ -1,14 +1,15 @@
 //! Making the consumer, and finding out what the cluster has before anything is read from it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use operators::connection::Kafka;
 use operators::record::Stream;
-use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientConfig, Offset};
 
 use super::REQUEST;
 use super::context::{Context, STATISTICS_MS};
@@ -17,6 +18,8 @@ use crate::reader::Assigned;
 
 /// Most bytes of one partition in one answer to a fetch; what a partition's share of the prefetch may be overshot by.
 const FETCH_BYTES_MAX: usize = 1 << 20;
+/// Pause before a partition that has not begun yet is asked again to.
+const BEGUN_AGAIN: Duration = Duration::from_millis(1);
 
 pub(super) fn config(connection: &Kafka, client: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -129,6 +132,25 @@ pub(super) fn offsets<C: rdkafka::consumer::ConsumerContext>(
 ) -> Result<(i64, i64), SourceError> {
     let found = consumer.fetch_watermarks(topic, partition, REQUEST);
     found.map_err(|why| unavailable(brokers, &format!("offsets of {topic}[{partition}]"), &why))
+}
+
+/// Begins the assigned partitions at their offsets, anew if they have begun: what was fetched before is dropped.
+pub(super) fn begin<C: rdkafka::consumer::ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    brokers: &str,
+    assigned: &[Assigned],
+) -> Result<(), SourceError> {
+    let until = Instant::now() + REQUEST;
+    for Assigned { topic, partition, offset, .. } in assigned {
+        // The client takes a moment from the assignment to the first fetch.
+        while let Err(why) = consumer.seek(topic, *partition, Offset::Offset(*offset), REQUEST) {
+            if Instant::now() >= until {
+                return Err(unavailable(brokers, &format!("{topic}[{partition}] from offset {offset}"), &why));
+            }
+            std::thread::park_timeout(BEGUN_AGAIN);
+        }
+    }
+    Ok(())
 }
 
 /// An offset outside of the log is an error with the real numbers, never a reason to start elsewhere.

@@ -101,6 +101,9 @@ impl KafkaLog {
         if !assigned.is_empty() {
             consumer.assign(&list).map_err(|why| SourceError::Configuration(format!("cannot assign: {why}")))?;
         }
+        // What comes before a partition has its own queue goes to another: it is left there, and the partition begins anew. Had
+        // it not begun before, the queue would be put aside when it does.
+        connect::begin(&consumer, &brokers, &assigned)?;
         let split = |a: &Assigned| {
             let queue = consumer.split_partition_queue(&a.topic, a.partition);
             let mut queue = queue.ok_or_else(|| {
@@ -111,6 +114,7 @@ impl KafkaLog {
             Ok(PartitionState { queue, at_end: false, next: a.offset })
         };
         let partitions = assigned.iter().map(split).collect::<Result<Vec<_>, SourceError>>()?;
+        connect::begin(&consumer, &brokers, &assigned)?;
         tracing::info!(brokers, worker, workers, partitions = partitions.len(), "reading from Kafka");
         Ok(Self {
             committed: assigned.iter().map(|a| a.offset).collect(),
@@ -143,7 +147,7 @@ impl KafkaLog {
         self.news_at = Instant::now() + NEWS;
         while let Some(news) = self.consumer.poll(Duration::ZERO) {
             match news {
-                // Every partition has its own queue; this one was fetched before they were split off.
+                // Every partition has its own queue, and began anew when it had.
                 Ok(record) => {
                     let (topic, partition) = (record.topic(), record.partition());
                     let message = format!("{topic}[{partition}]: a record outside of its partition's queue");
