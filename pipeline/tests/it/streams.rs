@@ -39,9 +39,7 @@ impl Running {
     pub fn start_with(directory: &Path, streams: &str, more: &str) -> Running {
         Running::with(
             directory,
-            &format!(
-                "[simulator]\nvehicles = 200\nrate_per_s = 500.0\nlost_link_pct = 20.0\n[sql]\nstreams = \"{streams}\"\n{more}"
-            ),
+            &format!("[simulator]\nvehicles = 200\nrate_per_s = 500.0\n[sql]\nstreams = \"{streams}\"\n{more}"),
         )
     }
 
