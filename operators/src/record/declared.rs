@@ -14,7 +14,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use crate::batch::{DELETED, HASH, OFFSET, PARTITION, TICK};
+use super::places::{self, Places};
+use crate::batch::{DELETED, HASH};
 use crate::error::Position;
 
 /// Most columns of a relation.
@@ -145,9 +146,7 @@ impl Declared {
             all.push(Field::new(DELETED, DataType::Boolean, false));
             all.push(Field::new(HASH, DataType::UInt64, false));
         }
-        all.push(Field::new(PARTITION, DataType::Int32, false));
-        all.push(Field::new(OFFSET, DataType::Int64, false));
-        all.push(Field::new(TICK, DataType::UInt64, false));
+        all.extend(places::fields());
         Arc::new(Schema::new(all))
     }
 }
@@ -239,10 +238,7 @@ pub struct DeclaredBuilder {
     values: Vec<Builder>,
     /// Of a table.
     changes: Option<(BooleanBuilder, UInt64Builder)>,
-    partition: Int32Builder,
-    offset: Int64Builder,
-    tick: UInt64Builder,
-    rows: usize,
+    places: Places,
 }
 
 impl DeclaredBuilder {
@@ -253,10 +249,7 @@ impl DeclaredBuilder {
             schema: declared.schema(),
             values: declared.columns.iter().map(|column| Builder::new(column.kind)).collect(),
             changes: declared.table.then(Default::default),
-            partition: Int32Builder::new(),
-            offset: Int64Builder::new(),
-            tick: UInt64Builder::new(),
-            rows: 0,
+            places: Places::default(),
         }
     }
 
@@ -274,35 +267,29 @@ impl DeclaredBuilder {
             gone.append_value(deleted);
             hashes.append_value(hash);
         }
-        self.partition.append_value(at.partition);
-        self.offset.append_value(at.offset);
-        self.tick.append_value(at.tick);
-        self.rows += 1;
+        self.places.push(at);
     }
 
     /// Rows added since the last [`finish`](Self::finish).
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows
+        self.places.len()
     }
 
     /// Whether no row was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.len() == 0
     }
 
     /// The batch so far; the builder is empty again.
     pub fn finish(&mut self) -> RecordBatch {
-        self.rows = 0;
         let mut columns: Vec<ArrayRef> = self.values.iter_mut().map(Builder::finish).collect();
         if let Some((gone, hashes)) = &mut self.changes {
             columns.push(Arc::new(gone.finish()));
             columns.push(Arc::new(hashes.finish()));
         }
-        columns.push(Arc::new(self.partition.finish()));
-        columns.push(Arc::new(self.offset.finish()));
-        columns.push(Arc::new(self.tick.finish()));
+        columns.extend(self.places.finish());
         RecordBatch::try_new(self.schema.clone(), columns).expect("builders match the schema")
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod declared;
 pub mod output;
+mod places;
 pub mod registry;
 pub mod telemetry;
 

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BooleanBuilder, Int32Builder, Int64Builder, RecordBatch, StringViewBuilder, UInt64Builder,
-};
+use arrow::array::{ArrayRef, BooleanBuilder, Int64Builder, RecordBatch, StringViewBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::Stream;
-use crate::batch::{DELETED, OFFSET, PARTITION, TICK};
+use super::places::{self, Places};
+use crate::batch::DELETED;
 use crate::error::Position;
 
 /// Value of one field of a reference record.
@@ -60,9 +59,7 @@ pub fn fields(stream: Stream) -> Vec<Field> {
 pub fn schema(stream: Stream) -> SchemaRef {
     let mut all = fields(stream);
     all.push(Field::new(DELETED, DataType::Boolean, false));
-    all.push(Field::new(PARTITION, DataType::Int32, false));
-    all.push(Field::new(OFFSET, DataType::Int64, false));
-    all.push(Field::new(TICK, DataType::UInt64, false));
+    all.extend(places::fields());
     Arc::new(Schema::new(all))
 }
 
@@ -78,10 +75,7 @@ pub struct RegistryBuilder {
     schema: SchemaRef,
     values: Vec<Column>,
     deleted: BooleanBuilder,
-    partition: Int32Builder,
-    offset: Int64Builder,
-    tick: UInt64Builder,
-    rows: usize,
+    places: Places,
 }
 
 impl RegistryBuilder {
@@ -96,10 +90,7 @@ impl RegistryBuilder {
             schema: schema(stream),
             values: values.collect(),
             deleted: BooleanBuilder::new(),
-            partition: Int32Builder::new(),
-            offset: Int64Builder::new(),
-            tick: UInt64Builder::new(),
-            rows: 0,
+            places: Places::default(),
         }
     }
 
@@ -135,27 +126,23 @@ impl RegistryBuilder {
 
     fn at(&mut self, deleted: bool, at: Position) {
         self.deleted.append_value(deleted);
-        self.partition.append_value(at.partition);
-        self.offset.append_value(at.offset);
-        self.tick.append_value(at.tick);
-        self.rows += 1;
+        self.places.push(at);
     }
 
     /// Rows added since the last [`finish`](Self::finish).
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows
+        self.places.len()
     }
 
     /// Whether no row was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.len() == 0
     }
 
     /// The batch so far; the builder is empty again.
     pub fn finish(&mut self) -> RecordBatch {
-        self.rows = 0;
         let mut columns: Vec<ArrayRef> = self
             .values
             .iter_mut()
@@ -165,9 +152,7 @@ impl RegistryBuilder {
             })
             .collect();
         columns.push(Arc::new(self.deleted.finish()));
-        columns.push(Arc::new(self.partition.finish()));
-        columns.push(Arc::new(self.offset.finish()));
-        columns.push(Arc::new(self.tick.finish()));
+        columns.extend(self.places.finish());
         RecordBatch::try_new(self.schema.clone(), columns).expect("builders match the schema")
     }
 }
