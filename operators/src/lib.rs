@@ -16,6 +16,7 @@ pub mod error;
 pub mod exact_sum;
 pub mod history_file;
 pub mod journeys;
+pub mod key_text;
 pub mod keyed;
 pub mod latest;
 pub mod link;

@@ -11,28 +11,12 @@ use operators::time::Tick;
 
 use crate::step::{Sink, SinkError, Step};
 
-/// Column with the key of a table's row as one text: see [`key_part`].
+/// Column with the key of a table's row as one text: see [`operators::key_text`].
 pub const KEY: &str = "__key";
 /// Column with the row as a JSON object, where the target takes rows so.
 pub const JSON: &str = "__json";
 /// Column with the number of an event, by which it is known again: equal rows of one tick have different ones.
 pub const ID: &str = "__id";
-
-/// What stands between the parts of a key.
-pub const SEPARATOR: char = '|';
-
-/// Appends one part of a key so that the parts can be told apart whatever they hold: `%` and `|` are percent-encoded, and a
-/// missing value is `%N`.
-pub fn key_part(part: Option<&str>, out: &mut String) {
-    let Some(part) = part else { return out.push_str("%N") };
-    for c in part.chars() {
-        match c {
-            '%' => out.push_str("%25"),
-            SEPARATOR => out.push_str("%7C"),
-            c => out.push(c),
-        }
-    }
-}
 
 /// The name as one that lives as long as the process. Each different name is kept once and for ever.
 #[must_use]
@@ -91,31 +75,6 @@ impl<S: Sink> Sink for Named<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn key(parts: &[Option<&str>]) -> String {
-        let mut key = String::new();
-        for (index, part) in parts.iter().enumerate() {
-            if index > 0 {
-                key.push(SEPARATOR);
-            }
-            key_part(*part, &mut key);
-        }
-        key
-    }
-
-    #[test]
-    fn different_keys_are_different_texts() {
-        assert_eq!(key(&[Some("c-1"), Some("ada")]), "c-1|ada");
-        let all = [
-            key(&[Some("a|b"), Some("c")]),
-            key(&[Some("a"), Some("b|c")]),
-            key(&[Some("a"), None]),
-            key(&[Some("a"), Some("%N")]),
-            key(&[Some("a"), Some("")]),
-            key(&[Some("a%7Cb"), Some("c")]),
-        ];
-        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
-    }
 
     #[test]
     fn a_name_is_kept_once() {

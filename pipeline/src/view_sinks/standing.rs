@@ -11,10 +11,11 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use operators::batch::{DELETED, TICK, fnv1a};
+use operators::key_text;
 use operators::row::{Codec, Diff, Row, count};
 use operators::time::Tick;
 use queries::answer::json_rows;
-use sinks::view::{ID, JSON, KEY, SEPARATOR, key_part};
+use sinks::view::{ID, JSON, KEY};
 
 /// Rows of one batch.
 const BATCH_ROWS: usize = 8_192;
@@ -185,10 +186,10 @@ impl Standing {
             let mut key = String::new();
             for (index, column) in texts.iter().enumerate() {
                 if index > 0 {
-                    key.push(SEPARATOR);
+                    key.push(key_text::SEPARATOR);
                 }
                 let column = column.as_string::<i32>();
-                key_part(column.is_valid(row).then(|| column.value(row)), &mut key);
+                key_text::push(column.is_valid(row).then(|| column.value(row)), &mut key);
             }
             key.into_boxed_str()
         };

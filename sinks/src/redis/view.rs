@@ -20,12 +20,13 @@ use ::redis::{Client, Pipeline, RedisError, Value, cmd, pipe};
 use arrow::array::{AsArray, RecordBatch};
 use operators::batch::{DELETED, TICK, bools, u64s};
 use operators::connection;
+use operators::key_text::SEPARATOR;
 use operators::time::Tick;
 
 use super::{Options, connect, fault, key};
 use crate::json::Text;
 use crate::step::{Sink, SinkError, Step};
-use crate::view::{self, JSON, KEY, SEPARATOR};
+use crate::view::{self, JSON, KEY};
 
 /// Keys that one look at the server may go through.
 const SCANNED: usize = 1_000;

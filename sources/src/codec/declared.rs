@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use operators::batch::key_hash;
 use operators::error::{Position, Refusal, excerpt};
+use operators::key_text::{self, NULL, SEPARATOR};
 use operators::record::declared::{Declared, DeclaredBuilder, Type, Value};
 
 use super::json::{Parsed, key_value};
@@ -16,10 +17,6 @@ use super::{AHEAD_MS_MAX, APPEND_MS_MIN, KEY_BYTES_MAX, Record, guard, sized};
 
 /// Largest value of a record of a declared relation, in bytes.
 pub const DECLARED_BYTES_MAX: usize = 256 << 10;
-/// What stands between the parts of a key.
-const SEPARATOR: char = '|';
-/// A part that is missing, as sinks write it.
-const NULL: &str = "%N";
 
 pub(super) fn push(
     declared: &'static Declared,
@@ -108,13 +105,7 @@ fn key_text<'a>(declared: &Declared, values: impl Iterator<Item = Value<'a>>) ->
             Value::Whole(number) => shown(column.kind, number).into(),
             Value::Null | Value::Double(_) | Value::Decimal(_) => unreachable!("no key has such a part"),
         };
-        for c in part.chars() {
-            match c {
-                '%' => out.push_str("%25"),
-                SEPARATOR => out.push_str("%7C"),
-                c => out.push(c),
-            }
-        }
+        key_text::push(Some(&part), &mut out);
     }
     out
 }

@@ -6,6 +6,7 @@
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use operators::error::{Refusal, excerpt};
+use operators::key_text::{NULL, SEPARATOR};
 use operators::row::as_key;
 
 use crate::catalog::Relation;
@@ -37,7 +38,7 @@ pub fn parsed(relation: &Relation, text: &str, by: Option<&str>) -> Result<Key, 
         return Err(invalid(format!("a key of {} bytes; it may have {KEY_BYTES_MAX}", text.len())));
     }
     let columns = columns(relation, by)?;
-    let parts: Vec<Cell> = text.split('|').map(decoded).collect::<Result<_, _>>()?;
+    let parts: Vec<Cell> = text.split(SEPARATOR).map(decoded).collect::<Result<_, _>>()?;
     if parts.len() != columns.len() {
         let names = columns.iter().map(|at| relation.schema.field(*at).name().as_str()).collect::<Vec<_>>().join("|");
         let (wanted, given, name) = (columns.len(), parts.len(), &relation.name);
@@ -85,7 +86,7 @@ fn columns(relation: &Relation, by: Option<&str>) -> Result<Vec<usize>, Refusal>
 
 /// A part of a key without its encoding; none for null.
 fn decoded(part: &str) -> Result<Cell, Refusal> {
-    if part == "%N" {
+    if part == NULL {
         return Ok(None);
     }
     let (mut out, mut rest) = (String::with_capacity(part.len()), part);
