@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::ExecutionProps;
@@ -105,6 +105,16 @@ impl<'a> Scope<'a> {
 /// The column at a place.
 pub fn place(index: usize) -> Expression {
     Arc::new(Place::new(&format!("c{index}"), index))
+}
+
+/// The expression with columns replaced by what `by` has for their places; those that it has nothing for stay.
+pub fn replaced(of: Expression, by: impl Fn(usize) -> Option<Expression>) -> Result<Expression> {
+    let part = |part: Expression| match part.downcast_ref::<Place>().and_then(|column| by(column.index())) {
+        // Its own columns are others.
+        Some(other) => Ok(Transformed::new(other, true, TreeNodeRecursion::Jump)),
+        None => Ok(Transformed::no(part)),
+    };
+    Ok(of.transform_down(part)?.data)
 }
 
 /// All columns of a node as they are.

@@ -13,10 +13,10 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, ScalarValue};
 use datafusion::error::Result;
-use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 use operators::row::as_key;
 
+use super::express::replaced;
 use super::{Expression, Join, Node, Op, canonical, place, push, types};
 
 /// What all rows of a key have in common.
@@ -93,7 +93,9 @@ pub fn below(node: &Node, wanted: &Wanted) -> Result<Vec<Wanted>> {
     match &node.op {
         Op::Get(_) | Op::Constant(_) => Ok(Vec::new()),
         Op::Map { project, .. } => both(&|conditions| {
-            let moved = conditions.iter().map(|condition| Ok(condition.over(computed(&condition.of, project)?)));
+            let moved = conditions.iter().map(|condition| {
+                Ok(condition.over(replaced(condition.of.clone(), |column| Some(project[column].clone()))?))
+            });
             moved.collect()
         }),
         Op::Join(join) => {
@@ -120,15 +122,6 @@ pub fn below(node: &Node, wanted: &Wanted) -> Result<Vec<Wanted>> {
         Op::Union(inputs) => Ok(vec![wanted.clone(); inputs.len()]),
         Op::Temporal { .. } => Ok(vec![wanted.clone()]),
     }
-}
-
-/// The expression with columns replaced by what they are computed from.
-fn computed(of: &Expression, project: &[Expression]) -> Result<Expression> {
-    let replaced = of.clone().transform_down(|part| match part.downcast_ref::<Column>() {
-        Some(column) => Ok(Transformed::new(project[column.index()].clone(), true, TreeNodeRecursion::Jump)),
-        None => Ok(Transformed::no(part)),
-    });
-    Ok(replaced?.data)
 }
 
 /// Conditions on what rows are grouped by: other rows of the group decide what becomes of a row.
@@ -252,11 +245,7 @@ impl Sides<'_> {
 
 /// The expression over columns that begin `by` places later.
 fn shifted(of: &Expression, by: usize) -> Result<Expression> {
-    let later = |part: Expression| match part.downcast_ref::<Column>() {
-        Some(column) => Ok(Transformed::yes(place(column.index() + by))),
-        None => Ok(Transformed::no(part)),
-    };
-    Ok(of.clone().transform_down(later)?.data)
+    replaced(of.clone(), |column| Some(place(column + by)))
 }
 
 /// The plan with these inputs in the place of its own.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatchOptions;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
@@ -17,7 +17,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
-use super::express::{Scope, place, places};
+use super::express::{Scope, place, places, replaced};
 use super::hop::{Fanned, fanned};
 use super::journeys::Called;
 use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, journeys, push, temporal, types, window};
@@ -84,8 +84,10 @@ pub(super) fn map(input: Arc<Node>, filter: Option<Expression>, project: Option<
         && (lower.is_none() || filter.is_none())
         && let Some(chosen) = columns_alone(chosen)
     {
-        let project = project.into_iter().map(|column| moved(column, &chosen)).collect::<Result<Vec<_>>>()?;
-        let filter = filter.map(|filter| moved(filter, &chosen)).transpose()?.or_else(|| lower.clone());
+        // Over the columns from which these were chosen.
+        let below_of = |of: Expression| replaced(of, |column| chosen.get(column).copied().map(place));
+        let project = project.into_iter().map(below_of).collect::<Result<Vec<_>>>()?;
+        let filter = filter.map(below_of).transpose()?.or_else(|| lower.clone());
         return map_over(below.clone(), filter, project);
     }
     let (filter, input) = match &input.op {
@@ -112,15 +114,6 @@ fn map_over(input: Arc<Node>, filter: Option<Expression>, project: Vec<Expressio
 /// The places of a projection that only chooses columns.
 fn columns_alone(project: &[Expression]) -> Option<Vec<usize>> {
     project.iter().map(|expression| expression.downcast_ref::<Column>().map(Column::index)).collect()
-}
-
-/// The expression over the columns from which these were chosen.
-fn moved(expression: Expression, chosen: &[usize]) -> Result<Expression> {
-    let to = |part: Expression| {
-        let from = part.downcast_ref::<Column>().and_then(|column| chosen.get(column.index()).copied());
-        Ok(from.map_or_else(|| Transformed::no(part), |from| Transformed::yes(place(from))))
-    };
-    Ok(expression.transform_down(to)?.data)
 }
 
 fn is_identity(project: &[Expression], input: &Node) -> bool {

@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use datafusion::common::JoinType;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::expressions::{BinaryExpr, Column};
+use datafusion::physical_expr::expressions::BinaryExpr;
 use datafusion::physical_expr::utils::collect_columns;
 
 use super::bounds::with;
-use super::express::place;
+use super::express::{place, replaced};
 use super::lower::map;
 use super::{Expression, Join, Kind, Node, Op, types};
 
@@ -90,9 +89,5 @@ pub fn all(conditions: Vec<Expression>) -> Option<Expression> {
 
 /// The condition over columns that begin `by` places earlier.
 pub fn moved(condition: Expression, by: usize) -> Result<Expression> {
-    let earlier = |part: Expression| match part.downcast_ref::<Column>() {
-        Some(column) => Ok(Transformed::yes(place(column.index() - by))),
-        None => Ok(Transformed::no(part)),
-    };
-    Ok(condition.transform_down(earlier)?.data)
+    replaced(condition, |column| Some(place(column - by)))
 }
