@@ -20,7 +20,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::Broadcast;
 
 use super::group::Closing;
-use super::lookup::{Look, before, prepared, size_of};
+use super::lookup::{Look, Waiting, prepared, size_of};
 use super::map::{self, in_order, ticks};
 use super::outputs::{Outputs, Updates};
 use super::usage::{Gauge, Size};
@@ -58,10 +58,12 @@ fn run<'s>(
     let (outputs, rows, faults) = Outputs::<Updates>::add(&mut builder);
     builder.build(move |capabilities| {
         let mut closing = Closing::new(outputs, capabilities);
-        let mut arrived: Vec<RecordBatch> = Vec::new();
+        let mut arrived = Waiting::default();
         let mut changes: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
         move |frontiers| {
-            events_input.for_each(|_, batch| arrived.extend(batch.take().map(in_order)));
+            events_input.for_each(|_, batch| {
+                batch.take().map(in_order).into_iter().for_each(|rows| arrived.add(rows));
+            });
             table_input.for_each(|_, updates| {
                 for (data, tick, diff) in updates.drain(..) {
                     changes.entry(tick).or_default().push((data, diff));
@@ -70,10 +72,10 @@ fn run<'s>(
             let upto = all_closed_before(frontiers);
             let (mut out, mut failed): (Updates, Updates) = (Vec::new(), Vec::new());
             for (tick, changes) in take_before(&mut changes, upto) {
-                before(&mut arrived, tick).iter().for_each(|rows| correcting.arrive(rows, &mut out, &mut failed));
+                arrived.before(tick).iter().for_each(|rows| correcting.arrive(rows, &mut out, &mut failed));
                 correcting.change(tick, changes, &mut out, &mut failed);
             }
-            before(&mut arrived, upto).iter().for_each(|rows| correcting.arrive(rows, &mut out, &mut failed));
+            arrived.before(upto).iter().for_each(|rows| correcting.arrive(rows, &mut out, &mut failed));
             closing.add(out, failed);
             closing.close(upto);
             if upto != Tick::MAX {

@@ -105,18 +105,33 @@ pub(super) struct Found<'a> {
     pub rows: Vec<&'a Row>,
 }
 
-/// Takes the events before a tick.
-pub(super) fn before(waiting: &mut Vec<RecordBatch>, tick: Tick) -> Vec<RecordBatch> {
-    let mut out = Vec::new();
-    waiting.retain_mut(|rows| {
-        let cut = ticks(rows).values().partition_point(|at| *at < tick);
-        if cut > 0 {
-            out.push(rows.slice(0, cut));
-            *rows = rows.slice(cut, rows.num_rows() - cut);
+/// Batches of events by the first tick of each: many may wait while many ticks are closed.
+#[derive(Default)]
+pub(super) struct Waiting(BTreeMap<Tick, Vec<RecordBatch>>);
+
+impl Waiting {
+    /// Has events wait, which are in the order of their ticks.
+    pub fn add(&mut self, rows: RecordBatch) {
+        if let Some(first) = ticks(&rows).values().first() {
+            self.0.entry(*first).or_default().push(rows);
         }
-        rows.num_rows() > 0
-    });
-    out
+    }
+
+    /// The first tick of all.
+    pub fn first(&self) -> Option<Tick> {
+        self.0.keys().next().copied()
+    }
+
+    /// Takes the events before a tick.
+    pub fn before(&mut self, tick: Tick) -> Vec<RecordBatch> {
+        let mut out = Vec::new();
+        for rows in take_before(&mut self.0, tick).into_values().flatten() {
+            let cut = ticks(&rows).values().partition_point(|at| *at < tick);
+            out.push(rows.slice(0, cut));
+            self.add(rows.slice(cut, rows.num_rows() - cut));
+        }
+        out
+    }
 }
 
 fn run<'s>(
@@ -131,11 +146,11 @@ fn run<'s>(
     let (mut outputs, rows, faults) = Outputs::add(&mut builder);
     builder.build(move |_| {
         let mut held: Option<[Capability<Tick>; 2]> = None;
-        let mut waiting: Vec<RecordBatch> = Vec::new();
+        let mut waiting = Waiting::default();
         let mut changes: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
         move |frontiers| {
             events_input.for_each(|time, batch| {
-                waiting.extend(batch.take().map(in_order));
+                batch.take().map(in_order).into_iter().for_each(|rows| waiting.add(rows));
                 if held.as_ref().is_none_or(|held| time.time() < held[0].time()) {
                     held = Some([time.retain(0), time.retain(1)]);
                 }
@@ -165,7 +180,7 @@ fn run<'s>(
             if let Some(held) = &held {
                 outputs.faults(&held[1], failed);
             }
-            match waiting.iter().filter_map(|rows| ticks(rows).values().first().copied()).min() {
+            match waiting.first() {
                 None => held = None,
                 Some(first) => held.iter_mut().flatten().for_each(|held| held.downgrade(&first.max(*held.time()))),
             }
@@ -175,8 +190,9 @@ fn run<'s>(
 }
 
 /// Of what waits for its tick.
-pub(super) fn size_of(events: &[RecordBatch], changes: &BTreeMap<Tick, Vec<((Row, Row), Diff)>>) -> Size {
-    let events = events.iter().map(|rows| Size { rows: rows.num_rows() as i64, bytes: bytes_of(rows) as i64 });
+pub(super) fn size_of(events: &Waiting, changes: &BTreeMap<Tick, Vec<((Row, Row), Diff)>>) -> Size {
+    let events =
+        events.0.values().flatten().map(|rows| Size { rows: rows.num_rows() as i64, bytes: bytes_of(rows) as i64 });
     let changes = changes.values().flatten().map(|((key, row), _)| Size::of_pair(key, row));
     events.chain(changes).fold(Size::default(), |sum, size| sum + size)
 }
@@ -213,8 +229,8 @@ impl Look {
     }
 
     /// Joins the waiting events before this tick.
-    fn work(&self, waiting: &mut Vec<RecordBatch>, before: Tick, failed: &mut Updates) -> Vec<RecordBatch> {
-        let due = self::before(waiting, before);
+    fn work(&self, waiting: &mut Waiting, before: Tick, failed: &mut Updates) -> Vec<RecordBatch> {
+        let due = waiting.before(before);
         let joined = due.iter().filter_map(|rows| {
             let found = self.pairs(rows, failed);
             self.give(rows, found)
