@@ -64,7 +64,6 @@ impl<O: Origin> Replay<O> {
         let (sender, receiver) = channel(self.capacity, move || this.unpark());
         let (origin, stopped) = (self.origin.clone(), stop.clone());
         let read = move || {
-            yield_to_others();
             metrics::with_local_recorder(&metrics::NoopRecorder, || origin.read(0, 1, sender, stopped))
                 .map_err(|why| why.to_string())
         };

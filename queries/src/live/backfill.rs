@@ -12,7 +12,7 @@ use operators::time::Tick;
 
 use super::command::{Begin, Command, Install};
 use super::engine::{Engine, Running, State};
-use super::feed::{Cut, Feed, Past};
+use super::feed::{Cut, Feed, Past, read};
 use super::worker::reads;
 use crate::catalog::View;
 use crate::plan::{Kind, Node, Op, inlined};
@@ -170,14 +170,7 @@ impl Engine {
         let past =
             self.past.get().cloned().ok_or_else(|| unreadable("this process keeps no log that could be read"))?;
         feed.follow(self.keeper.as_of());
-        let reading = feed.clone();
-        let read = move || {
-            if let Err(why) = past.read(&reading.names, &reading) {
-                reading.failed(why);
-            }
-        };
-        let thread = std::thread::Builder::new().name("history".into()).spawn(read);
-        thread.map_err(|why| unreadable(&format!("no thread can be started: {why}")))?;
+        read(past, feed.clone()).map_err(|why| unreadable(&format!("no thread can be started: {why}")))?;
         let told = AtomicUsize::new(0);
         let look = async |done: &(dyn Fn() -> bool + Sync)| {
             while !done() {

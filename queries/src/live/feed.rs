@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::thread::JoinHandle;
 
-use datafusion::arrow::array::{AsArray, BooleanArray, RecordBatch};
+use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
-use datafusion::arrow::datatypes::UInt64Type;
 use operators::batch::{OFFSET, PARTITION, TICK, i32s, i64s, u64s};
 use operators::row::{Diff, Row, count};
 use operators::time::Tick;
 
 use super::keep::Held;
 use super::port::{Parcel, Queue};
+use crate::render::ticks;
 
 /// Rows that may wait for the workers, which take all of them at once, and rows that the new stream may have in work.
 const WAITING_ROWS_MAX: usize = 4_000;
@@ -32,6 +33,16 @@ pub trait Past: Send + Sync {
 
     /// Has the calling thread give way to all others, for what it works on is of the past.
     fn give_way(&self) {}
+}
+
+/// Reads the past into a feed on a thread of its own. What goes wrong with it stands in the feed.
+pub(super) fn read(past: Arc<dyn Past>, feed: Arc<Feed>) -> std::io::Result<JoinHandle<()>> {
+    let work = move || {
+        if let Err(why) = past.read(&feed.names, &feed) {
+            feed.failed(why);
+        }
+    };
+    std::thread::Builder::new().name("history".into()).spawn(work)
 }
 
 /// Where the past ends and what is live begins.
@@ -255,7 +266,7 @@ impl Feed {
     /// The events that are wanted of a batch.
     fn wanted(&self, rows: &RecordBatch, upto: Tick) -> Option<RecordBatch> {
         let wanted = |tick: &Tick| Some(*tick >= self.since && *tick < upto);
-        let wanted: BooleanArray = ticks(rows).iter().map(wanted).collect();
+        let wanted: BooleanArray = ticks(rows).values().iter().map(wanted).collect();
         let rows = filter_record_batch(rows, &wanted).expect("as many flags as rows");
         Some(rows).filter(|rows| rows.num_rows() > 0)
     }
@@ -313,12 +324,8 @@ impl Feed {
     }
 }
 
-fn ticks(events: &RecordBatch) -> &[Tick] {
-    events.column(events.num_columns() - 1).as_primitive::<UInt64Type>().values()
-}
-
 fn newest(events: &RecordBatch) -> Tick {
-    ticks(events).iter().copied().max().unwrap_or(0)
+    ticks(events).values().iter().copied().max().unwrap_or(0)
 }
 
 /// Ends of the streams of a dataflow that reads the past.

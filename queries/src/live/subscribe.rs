@@ -7,9 +7,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray, BooleanArray, RecordBatch};
+use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch};
-use datafusion::arrow::datatypes::UInt64Type;
 use differential_dataflow::AsCollection;
 use operators::batch::Batch;
 use operators::row::{Diff, Row};
@@ -22,7 +21,7 @@ use timely::dataflow::operators::generic::operator::source;
 use super::command::{Begin, Install};
 use super::port::{Parcel, Queue};
 use crate::plan::Kind;
-use crate::render::Rendered;
+use crate::render::{Rendered, ticks};
 
 /// Rows that are given at once, so that what has piled up holds nothing else up for long.
 const ROWS_AT_ONCE: usize = 4_000;
@@ -165,7 +164,7 @@ fn together(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
 
 /// The events from a tick on.
 fn from(rows: &RecordBatch, first: Tick) -> Option<RecordBatch> {
-    let ticks = rows.column(rows.num_columns() - 1).as_primitive::<UInt64Type>();
+    let ticks = ticks(rows);
     if ticks.values().iter().all(|tick| *tick >= first) {
         return Some(rows.clone());
     }

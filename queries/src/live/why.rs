@@ -24,7 +24,7 @@ use operators::time::Tick;
 
 use super::backfill::{History, LOOK, see};
 use super::engine::{Engine, State};
-use super::feed::{Cut, Feed, Past};
+use super::feed::{Cut, Feed, Past, read};
 use super::keep::{Held, Keeper};
 use crate::catalog::{Relation, View};
 use crate::plan::{Kind, Node, inlined};
@@ -124,7 +124,7 @@ impl Engine {
             // Nobody may wait any more.
             let _ = tell.send(done);
         });
-        thread.map_err(|why| Refusal::new("why_failed", format!("no thread can be started: {why}")))?;
+        thread.map_err(|why| no_thread(&why))?;
         told.await
             .unwrap_or_else(|_| Err(Refusal::new("why_failed", "following the key ended abruptly: a fault of ours")))
     }
@@ -291,7 +291,7 @@ impl Work {
             return Ok(told::told(&prepared, &kept, &play(question)?, None));
         };
         let feed = log.feed.clone();
-        let reading = read(past, feed.clone())?;
+        let reading = Reading(feed.clone(), Some(read(past, feed.clone()).map_err(|why| no_thread(&why))?));
         let followed = play(Question { trace, log: Some(log), content, first, deadline, bytes_max, stopped });
         drop(reading);
         Ok(told::told(&prepared, &kept, &followed?, Some(feed.rows())))
@@ -309,17 +309,8 @@ impl Drop for Reading {
     }
 }
 
-/// Reads the log on a thread of its own.
-fn read(past: Arc<dyn Past>, feed: Arc<Feed>) -> Result<Reading, Refusal> {
-    let reading = feed.clone();
-    let work = move || {
-        if let Err(why) = past.read(&reading.names, &reading) {
-            reading.failed(why);
-        }
-    };
-    let thread = std::thread::Builder::new().name("why-log".into()).spawn(work);
-    let thread = thread.map_err(|why| Refusal::new("why_failed", format!("no thread can be started: {why}")))?;
-    Ok(Reading(feed, Some(thread)))
+fn no_thread(why: &std::io::Error) -> Refusal {
+    Refusal::new("why_failed", format!("no thread can be started: {why}"))
 }
 
 #[cfg(test)]

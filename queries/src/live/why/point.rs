@@ -205,11 +205,17 @@ impl Speech<'_> {
 
 /// The first value of a column as it would be written in SQL, if not too long.
 pub fn written(values: &ArrayRef) -> String {
-    let Ok(Some(cell)) = shown(values).map(|mut cells| if cells.is_empty() { None } else { cells.remove(0) }) else {
-        return "null".to_owned();
-    };
+    match first(values) {
+        (None, _) => "null".to_owned(),
+        (Some(cell), true) => cell,
+        (Some(cell), false) => format!("'{}'", excerpt(&cell)),
+    }
+}
+
+/// The first value of a column as text, and whether it stands without quotes.
+pub fn first(values: &ArrayRef) -> (Option<String>, bool) {
     let plain = values.data_type().is_numeric() || *values.data_type() == DataType::Boolean;
-    if plain { cell } else { format!("'{}'", excerpt(&cell)) }
+    (shown(values).ok().and_then(|cells| cells.into_iter().next().flatten()), plain)
 }
 
 /// One row of a node as columns.

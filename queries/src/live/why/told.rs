@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::play::Followed;
-use super::point::{Point, Speech, objects, rows};
+use super::point::{Point, Speech, first, objects, rows};
 use super::reason::stop;
 use super::seen::EXAMPLES;
 use super::sieve::Sieve;
@@ -171,12 +171,9 @@ pub(super) fn told(prepared: &Prepared, kept: &Kept, followed: &Followed, messag
 }
 
 fn json(values: &datafusion::arrow::array::ArrayRef) -> Value {
-    let text = crate::trial::cells::shown(values).ok().and_then(|mut cells| cells.pop().flatten());
-    let plain =
-        values.data_type().is_numeric() || *values.data_type() == datafusion::arrow::datatypes::DataType::Boolean;
-    match text {
-        Some(text) if plain => serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        text => text.map_or(Value::Null, Value::String),
+    match first(values) {
+        (Some(text), true) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        (text, _) => text.map_or(Value::Null, Value::String),
     }
 }
 
