@@ -15,24 +15,20 @@ use crate::services::kafka;
 /// The edge's window, as its default says.
 const WINDOW_MS: u64 = 500;
 
-/// Latencies in microseconds.
+/// Latencies in microseconds, each with the second in which it was seen.
 #[derive(Default)]
-pub struct Latencies(Mutex<Vec<u64>>, Mutex<Vec<(u64, u64)>>);
+pub struct Latencies(Mutex<Vec<(u64, u64)>>);
 
 impl Latencies {
     fn add(&self, many: impl Iterator<Item = u64>) {
-        let mut all = self.0.lock().unwrap();
-        let before = all.len();
-        all.extend(many);
-        if let Some(worst) = all[before..].iter().max() {
-            self.1.lock().unwrap().push((now_us() / 1_000_000, *worst));
-        }
+        let second = now_us() / 1_000_000;
+        self.0.lock().unwrap().extend(many.map(|latency| (second, latency)));
     }
 
     /// The worst of each second, in milliseconds.
     pub fn print_seconds(&self) {
         let mut worst = std::collections::BTreeMap::new();
-        for (second, latency) in self.1.lock().unwrap().iter() {
+        for (second, latency) in self.0.lock().unwrap().iter() {
             let of = worst.entry(*second).or_insert(0);
             *of = (*latency).max(*of);
         }
@@ -43,12 +39,11 @@ impl Latencies {
     /// Forgets what came before.
     pub fn clear(&self) {
         self.0.lock().unwrap().clear();
-        self.1.lock().unwrap().clear();
     }
 
     /// Prints how many there are and how they are spread.
     pub fn print(&self, what: &str, time: Duration) {
-        let mut all = self.0.lock().unwrap().clone();
+        let mut all: Vec<u64> = self.0.lock().unwrap().iter().map(|(_, latency)| *latency).collect();
         all.sort_unstable();
         if all.is_empty() {
             println!("  {what:<36} nothing came");

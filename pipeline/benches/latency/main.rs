@@ -38,15 +38,12 @@ use listen::Latencies;
 const WARM: Duration = Duration::from_secs(20);
 
 fn main() {
-    let number = |name: &str, default: u64| {
-        let given = std::env::args().find_map(|argument| argument.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
-        given.unwrap_or(default)
-    };
-    let (rate, vehicles) = (number("rate", 20_000), number("vehicles", 100_000));
-    let time = Duration::from_secs(number("seconds", 60));
     let text = |name: &str| {
         std::env::args().find_map(|argument| Some(argument.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
     };
+    let number = |name: &str, default: u64| text(name).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (rate, vehicles) = (number("rate", 20_000), number("vehicles", 100_000));
+    let time = Duration::from_secs(number("seconds", 60));
     let to = text("to").unwrap_or_default();
     let fleet = Fleet::new(vehicles);
     let directory = TempDir::new().unwrap();
