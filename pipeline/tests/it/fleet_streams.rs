@@ -101,8 +101,10 @@ fn compare(running: &Running, streams: &[Stream]) -> BTreeSet<String> {
 async fn streams_over_simulated_vehicles() {
     let directory = tempfile::tempdir().expect("a directory");
     let (path, streams) = streams(directory.path());
-    let more = "[silence]\noffline_after_s = 3\n";
-    let running = Running::start_with(directory.path(), path.to_str().expect("a plain path"), more);
+    // So many that some links are lost at any time.
+    let simulated = "[simulator]\nvehicles = 200\nrate_per_s = 500.0\nlost_link_pct = 20.0\n";
+    let streams_of = format!("[sql]\nstreams = \"{}\"\n", path.to_str().expect("a plain path"));
+    let running = Running::with(directory.path(), &format!("{simulated}{streams_of}[silence]\noffline_after_s = 3\n"));
     let enough = "SELECT count(*) FROM all_telemetry_enriched";
     running.wait_for("many messages", enough, |n| number(n) > 5_000);
     running.wait_for("vehicles fall silent", "SELECT count(*) FROM connectivity WHERE NOT online", |n| number(n) > 0);
