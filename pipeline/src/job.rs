@@ -1,19 +1,25 @@
 //! One running dataflow: its worker threads, a reader thread beside each, and the way to stop them. The same whether records
 //! come from Kafka or the embedded log, until somebody stops it or up to given offsets.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use arrow::array::RecordBatch;
 use operators::counters::Counters;
+use operators::durable::{Records, States};
+use operators::record::Stream;
 use operators::time::Tick;
 use queries::live::Engine;
 use sources::SourceError;
 use sources::delivery::{Capacity, Nothing, Receiver, Sender, channel};
 use timely::worker::Worker;
 
+use crate::barrier::Barrier;
+use crate::cut::{Cut, Cutter, Lane};
 use crate::topology::{self, Output};
-use crate::worker::{Intake, Loop, Next, Progress};
+use crate::worker::{Checkpoints, Intake, Loop, Next, Progress};
 
 /// Where the records of a job come from.
 pub trait Origin: Send + Sync + 'static {
@@ -35,6 +41,27 @@ pub struct Settings {
     pub capacity: Capacity,
     /// What the operators are told.
     pub topology: topology::Options,
+}
+
+/// How a job is resumed, and how what it keeps leaves it.
+pub struct Durability {
+    /// Where all workers stop.
+    pub barrier: Arc<Barrier>,
+    /// Where they send what they keep.
+    pub cuts: std::sync::mpsc::Sender<Cut>,
+    /// What it goes on from: where partitions stand, and each worker's part.
+    pub positions: BTreeMap<Lane, i64>,
+    /// A part a worker.
+    pub shares: Vec<Share>,
+}
+
+/// What one worker goes on from.
+#[derive(Clone, Default)]
+pub struct Share {
+    /// Records of what its operators kept.
+    pub states: Records,
+    /// Rows of tables, all of one tick before any that is to come.
+    pub tables: BTreeMap<Stream, Vec<RecordBatch>>,
 }
 
 /// A running dataflow.
@@ -60,7 +87,8 @@ impl Intake for Receiver {
 }
 
 impl Job {
-    /// Starts the workers. `engine` has the derived streams, if there can be any. `report` is called on each worker's thread now and then with its index and what it has counted.
+    /// Starts the workers. `engine` has the derived streams, if there can be any; `durability` is for a job that is to outlive the
+    /// process. `report` is called on each worker's thread now and then with its index and what it has counted.
     ///
     /// # Errors
     /// The threads cannot be started.
@@ -69,6 +97,7 @@ impl Job {
         origin: impl Origin,
         outputs: Vec<Output>,
         engine: Option<Arc<Engine>>,
+        durability: Option<Durability>,
         report: impl Fn(usize, &Counters, &Progress) + Send + Sync + 'static,
     ) -> Result<Self, String> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -76,12 +105,24 @@ impl Job {
         let progress: Vec<Arc<Progress>> = (0..settings.workers).map(|_| Arc::default()).collect();
         let (origin, report) = (Arc::new(origin), Arc::new(report));
         let shared = (stop.clone(), failure.clone(), progress.clone());
+        let durability = durability.map(Mutex::new);
         let work = move |worker: &mut Worker| {
             let (stop, failure, progress) = &shared;
             let (index, peers) = (worker.index(), worker.peers());
             let counters = Counters::default();
             let live = engine.as_ref().map(|engine| engine.live(index));
-            let (inputs, probes) = topology::build(worker, settings.topology, &outputs, &counters, live.as_ref());
+            let mut part = durability.as_ref().map(|all| Part::of(all, index, peers, settings.topology));
+            let states = part.as_ref().map(|part| part.states.clone()).unwrap_or_default();
+            let (mut inputs, probes) =
+                topology::build(worker, settings.topology, &outputs, &counters, live.as_ref(), &states);
+            if let Some(why) = states.damage() {
+                let why = format!("the checkpoint cannot be used: {why}");
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+                stop.store(true, Ordering::Relaxed);
+            }
+            for (stream, batches) in part.iter_mut().flat_map(|part| std::mem::take(&mut part.tables)) {
+                batches.into_iter().for_each(|rows| inputs.send(stream, rows));
+            }
             let intake = read(index, peers, settings.capacity, origin.clone(), stop.clone(), failure.clone());
             let report = report.clone();
             let work = Loop {
@@ -99,6 +140,7 @@ impl Job {
                 }),
                 counters,
                 live,
+                checkpoints: part.map(|part| part.checkpoints),
             };
             work.run(worker);
         };
@@ -143,6 +185,26 @@ impl Job {
     pub fn join(self) -> Result<(), String> {
         self.workers.join().map_err(|_| "a worker panicked".to_owned())?;
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+    }
+}
+
+/// What one worker takes of a durable job.
+struct Part {
+    states: States,
+    tables: BTreeMap<Stream, Vec<RecordBatch>>,
+    checkpoints: Checkpoints,
+}
+
+impl Part {
+    fn of(all: &Mutex<Durability>, worker: usize, workers: usize, options: topology::Options) -> Self {
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = all.shares.get_mut(worker).map(std::mem::take).unwrap_or_default();
+        let states = States::new(share.states);
+        let own = |(&lane, &offset): (&Lane, &i64)| (lane.1 as usize % workers == worker).then_some((lane, offset));
+        let positions = all.positions.iter().filter_map(own);
+        let cutter = Cutter::new(worker, states.clone(), options.states(), positions);
+        let (barrier, cuts) = (all.barrier.clone(), all.cuts.clone());
+        Self { states, tables: share.tables, checkpoints: Checkpoints { barrier, cutter, worker, cuts, done: 0 } }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Figures of the workers and their operators. Names, units and meanings stand here and nowhere else.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use operators::counters::Counters;
 
 use crate::worker::Progress;
@@ -98,8 +98,74 @@ impl Metric {
     }
 }
 
+/// A figure of the checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// Checkpoints saved.
+    Saved,
+    /// Attempts that failed.
+    Failures,
+    /// Records written.
+    Records,
+    /// Bytes written.
+    Bytes,
+    /// Bytes of all files of the newest one.
+    Size,
+    /// The tick of the newest one.
+    Tick,
+    /// Time from its beginning to its end.
+    Seconds,
+}
+
+impl Checkpointing {
+    /// All figures.
+    pub const ALL: [Checkpointing; 7] = [
+        Checkpointing::Saved,
+        Checkpointing::Failures,
+        Checkpointing::Records,
+        Checkpointing::Bytes,
+        Checkpointing::Size,
+        Checkpointing::Tick,
+        Checkpointing::Seconds,
+    ];
+
+    /// The name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Checkpointing::Saved => "haulstream_checkpoint_saved_total",
+            Checkpointing::Failures => "haulstream_checkpoint_failures_total",
+            Checkpointing::Records => "haulstream_checkpoint_records_total",
+            Checkpointing::Bytes => "haulstream_checkpoint_written_bytes_total",
+            Checkpointing::Size => "haulstream_checkpoint_bytes",
+            Checkpointing::Tick => "haulstream_checkpoint_timestamp_seconds",
+            Checkpointing::Seconds => "haulstream_checkpoint_seconds",
+        }
+    }
+
+    fn describe(self) {
+        let name = self.name();
+        match self {
+            Checkpointing::Saved => describe_counter!(name, Unit::Count, "Checkpoints saved."),
+            Checkpointing::Failures => {
+                describe_counter!(name, Unit::Count, "Attempts to save one that failed; the next one has what it had.");
+            }
+            Checkpointing::Records => describe_counter!(name, Unit::Count, "Records written to checkpoints."),
+            Checkpointing::Bytes => describe_counter!(name, Unit::Bytes, "Bytes written to checkpoints."),
+            Checkpointing::Size => describe_gauge!(name, Unit::Bytes, "Bytes of all files of the newest checkpoint."),
+            Checkpointing::Tick => {
+                describe_gauge!(name, Unit::Seconds, "Tick of the newest checkpoint, as time since the epoch.");
+            }
+            Checkpointing::Seconds => {
+                describe_histogram!(name, Unit::Seconds, "Time of a checkpoint, with the wait for the sinks.");
+            }
+        }
+    }
+}
+
 /// Tells unit and help of every figure.
 pub fn describe() {
+    Checkpointing::ALL.into_iter().for_each(Checkpointing::describe);
     for metric in Metric::ALL {
         if metric.is_counter() {
             describe_counter!(metric.name(), metric.unit(), metric.help());

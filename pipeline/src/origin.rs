@@ -1,17 +1,29 @@
 //! Which partitions each worker reads: partition p of every topic belongs to worker p modulo the number of workers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use operators::record::Stream;
+use operators::time::Tick;
 use sources::delivery::Sender;
 use sources::kafka::KafkaLog;
 use sources::log::{AssignedPartitions, EmbeddedLog};
 use sources::reader::{self, Assigned, Reader};
 use sources::{Cursor, SourceError};
 
+use crate::cut::Lane;
 use crate::job::Origin;
+
+/// Where a job goes on; by default at the beginning of every partition.
+#[derive(Clone, Debug, Default)]
+pub struct From {
+    /// First offset of each partition that was read before.
+    pub positions: BTreeMap<Lane, i64>,
+    /// No row gets a tick before this one.
+    pub floor: Tick,
+}
 
 /// The topics of the embedded log.
 pub struct Embedded {
@@ -21,6 +33,8 @@ pub struct Embedded {
     pub topics: Vec<(Stream, Arc<str>)>,
     /// How readers read.
     pub options: reader::Options,
+    /// Where it goes on.
+    pub from: From,
     /// Where each partition ends for this job; `None`: it goes on.
     pub until: Option<Vec<Cursor>>,
 }
@@ -32,8 +46,10 @@ impl Origin for Embedded {
         for (stream, topic) in &self.topics {
             let partitions = all.iter().find(|(name, _)| **name == **topic).map_or(0, |(_, count)| *count);
             for partition in (0..partitions).filter(|p| *p as usize % workers == worker) {
-                let (offset, _) = self.log.offsets(topic, partition)?;
-                assigned.push(Assigned { stream: *stream, topic: topic.clone(), partition, offset, floor: 0 });
+                let (start, _) = self.log.offsets(topic, partition)?;
+                let offset = self.from.positions.get(&(*stream, partition)).copied().unwrap_or(start);
+                let (topic, floor) = (topic.clone(), self.from.floor);
+                assigned.push(Assigned { stream: *stream, topic, partition, offset, floor });
             }
         }
         let partitions = AssignedPartitions::new(self.log.clone(), assigned)?;
@@ -54,6 +70,8 @@ pub struct Kafka {
     pub topics: Vec<(Stream, Arc<str>)>,
     /// How readers read.
     pub options: reader::Options,
+    /// Where it goes on.
+    pub from: From,
     /// Whether the job ends where the log ended when its reader started.
     pub bounded: bool,
 }
@@ -64,9 +82,15 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 impl Origin for Kafka {
     fn read(&self, worker: usize, workers: usize, outlet: Sender, stop: Arc<AtomicBool>) -> Result<(), SourceError> {
         let mut pause = Duration::from_millis(100);
+        let topic =
+            |stream: Stream| self.topics.iter().find(|(of, _)| *of == stream).map(|(_, topic)| topic.to_string());
+        let cursor = |(&(stream, partition), &offset): (&Lane, &i64)| {
+            topic(stream).map(|topic| Cursor { topic, partition, offset })
+        };
+        let cursors: Vec<Cursor> = self.from.positions.iter().filter_map(cursor).collect();
         let mut log = loop {
-            match KafkaLog::connect(&self.connection, &self.topics, worker, workers, &[]) {
-                Ok(log) => break log,
+            match KafkaLog::connect(&self.connection, &self.topics, worker, workers, &cursors) {
+                Ok(log) => break log.from_tick(self.from.floor),
                 Err(why @ SourceError::Unavailable { .. }) => {
                     if stop.load(Ordering::Relaxed) {
                         return Ok(());

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use operators::counters::Counters;
+use operators::durable::States;
 use operators::record::declared::Declared;
+use operators::time::Tick;
 use queries::live::{Feed, Live, Past};
 use sources::Delivery;
 use sources::delivery::{Capacity, channel};
@@ -89,7 +91,8 @@ impl<O: Origin> Replay<O> {
 
 /// Returns whether everything that is wanted was read.
 fn run(worker: &mut Worker, live: &Live, options: topology::Options, feed: &Feed, mut intake: Intake) -> bool {
-    let (mut inputs, _probes) = topology::build(worker, options, &[], &Counters::default(), Some(live));
+    let (mut inputs, _probes) =
+        topology::build(worker, options, &[], &Counters::default(), Some(live), &States::default());
     let taps = live.taps();
     let mut whole = true;
     loop {
@@ -124,7 +127,7 @@ fn run(worker: &mut Worker, live: &Live, options: topology::Options, feed: &Feed
 }
 
 /// The thread, and those that it starts from now on, get what time is left by the others of the machine.
-fn yield_to_others() {
+pub(crate) fn yield_to_others() {
     // Elsewhere a priority belongs to the whole process.
     #[cfg(target_os = "linux")]
     #[expect(unsafe_code, reason = "a system call that takes numbers and touches no memory of ours")]
@@ -139,6 +142,9 @@ fn take(inputs: &mut Inputs, delivery: Delivery) {
         Delivery::Rows(stream, rows) => inputs.send(stream, rows),
         // They were reported when they came.
         Delivery::Rejected(..) => {}
-        Delivery::Frontier(stream, frontier) => inputs.advance(stream, frontier),
+        Delivery::Frontier(stream, frontier) => {
+            inputs.want(stream, frontier);
+            inputs.pass(Tick::MAX);
+        }
     }
 }

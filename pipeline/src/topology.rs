@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use operators::batch::Batch;
+use operators::batch::{Batch, fnv1a};
 use operators::conflate::conflate;
 use operators::counters::Counters;
 use operators::deduplicate::deduplicate;
 use operators::devices::{Devices, own};
+use operators::durable::States;
 use operators::enrich::enrich;
 use operators::link::{References, link};
 use operators::record::Stream as Topic;
@@ -59,6 +60,36 @@ pub struct Options {
     pub conflate_ms: u64,
 }
 
+impl Options {
+    /// Milliseconds of ticks at whose multiples no operator has anything open.
+    #[must_use]
+    pub fn boundary_ms(&self) -> u64 {
+        let (a, b) = (self.conflate_ms.max(1), self.window.emit_ms.max(1));
+        let mut divisors = (a, b);
+        while divisors.1 > 0 {
+            divisors = (divisors.1, divisors.0 % divisors.1);
+        }
+        a / divisors.0 * b
+    }
+
+    /// The names of the operators' states, and what they mean as numbers: state that was kept under another one is of no use.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<&'static str, u128> {
+        // What is kept of a device goes for every horizon and threshold.
+        let window::Options { size_ms, retention_ms, ahead_ms_max: _, emit_ms: _ } = self.window;
+        let of = |name: &'static str, rules: [i64; 2]| {
+            let [a, b] = rules.map(i64::to_le_bytes);
+            (name, u128::from(fnv1a(&[name.as_bytes(), b"/1", &a, &b])))
+        };
+        BTreeMap::from([
+            of("deduplicate", [0; 2]),
+            of("silence", [0; 2]),
+            of("vehicle_state", [0; 2]),
+            of("company_minute", [size_ms, retention_ms]),
+        ])
+    }
+}
+
 /// One sink's end.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -73,6 +104,8 @@ type Handle = InputHandle<Tick, CapacityContainerBuilder<Batch>>;
 /// The worker's ends of the dataflow's inputs.
 pub struct Inputs {
     streams: BTreeMap<Topic, Handle>,
+    /// How far each stream could go; `None`: it has ended.
+    wanted: BTreeMap<Topic, Option<Tick>>,
     rejected: Option<Handle>,
     /// The least frontier of all workers' inputs.
     everywhere: ProbeHandle<Tick>,
@@ -95,16 +128,27 @@ impl Inputs {
         input.flush();
     }
 
-    /// Moves a stream's frontier; `None` ends the stream.
-    pub fn advance(&mut self, stream: Topic, frontier: Option<Tick>) {
-        match frontier {
-            None => drop(self.streams.remove(&stream)),
-            Some(tick) => {
-                if let Some(input) = self.streams.get_mut(&stream)
-                    && tick > *input.time()
-                {
-                    input.advance_to(tick);
-                }
+    /// Tells how far a stream's frontier can go; `None` ends the stream. [`pass`](Self::pass) moves it.
+    pub fn want(&mut self, stream: Topic, frontier: Option<Tick>) {
+        self.wanted.insert(stream, frontier);
+    }
+
+    /// How far all streams can go.
+    #[must_use]
+    pub fn wanted(&self) -> Tick {
+        self.wanted.values().map(|wanted| wanted.unwrap_or(Tick::MAX)).min().unwrap_or(Tick::MAX)
+    }
+
+    /// Moves the frontiers as far as they can go up to a limit. Streams end only without one.
+    pub fn pass(&mut self, limit: Tick) {
+        for (stream, wanted) in &self.wanted {
+            let upto = wanted.unwrap_or(Tick::MAX).min(limit);
+            if upto == Tick::MAX {
+                drop(self.streams.remove(stream));
+            } else if let Some(input) = self.streams.get_mut(stream)
+                && upto > *input.time()
+            {
+                input.advance_to(upto);
             }
         }
         match self.frontier() {
@@ -143,13 +187,15 @@ pub struct Probes {
     pub worked_off: ProbeHandle<Tick>,
 }
 
-/// Builds the dataflow on this worker. `live` are its derived streams, if there can be any.
+/// Builds the dataflow on this worker. `live` are its derived streams, if there can be any; `states` is what its operators kept,
+/// which is to be asked for [damage](States::damage).
 pub fn build(
     worker: &mut Worker,
     options: Options,
     outputs: &[Output],
     counters: &Counters,
     live: Option<&Live>,
+    states: &States,
 ) -> (Inputs, Probes) {
     let probes = Probes { handed_over: ProbeHandle::new(), worked_off: ProbeHandle::new() };
     let (index, catching_up) = (worker.index(), CatchingUp::default());
@@ -174,13 +220,14 @@ pub fn build(
             declared.iter().map(|declared| (*declared, input(Topic::Declared(declared)))).collect::<Vec<_>>();
         let mut rejected_handle = Handle::new_with_builder();
         let rejected = scope.input_from(&mut rejected_handle);
-        let graph = Graph { index, outputs, probes: &probes, catching_up: &catching_up, live };
+        let graph = Graph { index, outputs, probes: &probes, catching_up: &catching_up, live, states };
         for (declared, records) in declared {
             let records = records.probe_with(&probes.worked_off);
             live.into_iter().for_each(|live| export_declared(records.clone(), declared, live, &probes.handed_over));
         }
         main_job(&graph, telemetry, references, rejected, options, counters);
-        Inputs { streams: handles, rejected: Some(rejected_handle), everywhere, catching_up }
+        let wanted = handles.keys().map(|&topic| (topic, Some(0))).collect();
+        Inputs { streams: handles, wanted, rejected: Some(rejected_handle), everywhere, catching_up }
     });
     (inputs, probes)
 }
@@ -192,6 +239,7 @@ struct Graph<'a> {
     probes: &'a Probes,
     catching_up: &'a CatchingUp,
     live: Option<&'a Live>,
+    states: &'a States,
 }
 
 impl Graph<'_> {
@@ -239,7 +287,7 @@ fn main_job<'s>(
     let devices = Devices::default();
     let events = own(telemetry, &devices);
     let events = match options.deduplicate_ms {
-        Some(horizon_ms) => deduplicate(events, horizon_ms, counters.clone()),
+        Some(horizon_ms) => deduplicate(events, horizon_ms, &devices, counters.clone(), graph.states),
         None => events,
     };
     graph.export(&events, "telemetry");
@@ -257,7 +305,7 @@ fn main_job<'s>(
         let wanted = if enriched_wanted { &ENRICHMENT[..] } else { &["company_id"] };
         let enriched = enrich(events.clone(), links.clone(), wanted, &devices, counters.clone()).probe_with(worked_off);
         if windows {
-            let company_minute = window(enriched.clone(), options.window, counters.clone());
+            let company_minute = window(enriched.clone(), options.window, counters.clone(), graph.states);
             graph.put(company_minute.table, "company_minute", Kind::Upsert, None);
             refused = refused.concat(company_minute.late);
         }
@@ -267,7 +315,7 @@ fn main_job<'s>(
         graph.put(enriched, "telemetry_enriched", Kind::Append, None);
     }
     if graph.wanted("vehicle_state") || graph.wanted("vehicle_events") || live("vehicle_events") {
-        let connectivity = silence(events.clone(), links.clone(), options.silence, &devices);
+        let connectivity = silence(events.clone(), links.clone(), options.silence, &devices, graph.states);
         graph.export(&connectivity.events, "vehicle_events");
         graph.put(connectivity.events.probe_with(worked_off), "vehicle_events", Kind::Append, None);
         if graph.wanted("vehicle_state") {
@@ -279,7 +327,8 @@ fn main_job<'s>(
             let wanted = vehicle_state::Options { changes, conflate_ms, catching_up };
             // What is not put out while catching up does not count as held.
             let connections = connectivity.table.probe_with(worked_off);
-            let state = vehicle_state(events, links.clone(), connections, wanted, &devices, counters.clone());
+            let (links, counters) = (links.clone(), counters.clone());
+            let state = vehicle_state(events, links, connections, wanted, &devices, counters, graph.states);
             graph.put(state.changes, "vehicle_state", Kind::Upsert, Some(false));
             if conflate_ms.is_some() {
                 let conflated = conflate(state.conflated, "vehicle_id", options.conflate_ms);

@@ -16,6 +16,8 @@ use sources::Delivery;
 use timely::dataflow::ProbeHandle;
 use timely::worker::Worker;
 
+use crate::barrier::{Barrier, Pass};
+use crate::cut::{Cut, Cutter};
 use crate::pace::Pace;
 use crate::topology::{Inputs, Output, Probes};
 
@@ -82,6 +84,39 @@ pub struct Loop<I> {
     pub counters: Counters,
     /// The derived streams, if there can be any.
     pub live: Option<Live>,
+    /// What is cut for checkpoints, if there are any.
+    pub checkpoints: Option<Checkpoints>,
+}
+
+/// What a worker needs to give checkpoints their part.
+pub struct Checkpoints {
+    /// Where all stop.
+    pub barrier: Arc<Barrier>,
+    /// Collects what goes into one.
+    pub cutter: Cutter,
+    /// The worker's number.
+    pub worker: usize,
+    /// Where they go.
+    pub cuts: std::sync::mpsc::Sender<Cut>,
+    /// The last stop at which this worker has cut.
+    pub done: Tick,
+}
+
+impl Checkpoints {
+    /// How far the inputs may go, when they could go to `wanted`.
+    fn pass(&self, wanted: Tick) -> Pass {
+        self.barrier.pass(self.worker, wanted)
+    }
+
+    /// Cuts at a stop once everything before it was handed over.
+    fn cut(&mut self, at: Tick, handed_over: Tick) {
+        if self.done < at && handed_over >= at {
+            self.done = at;
+            // An error is a receiver that has ended: so does the process.
+            let _ = self.cuts.send(self.cutter.cut(at));
+            self.barrier.cut();
+        }
+    }
 }
 
 /// Rows in flight: the newest tick of a batch, and its rows.
@@ -135,8 +170,13 @@ impl<I: Intake> Loop<I> {
             if let Some(live) = &mut self.live {
                 busy |= live.obey(worker);
             }
+            let wanted = self.inputs.wanted();
+            let pass = self.checkpoints.as_ref().map_or(Pass::FREE, |checkpoints| checkpoints.pass(wanted));
+            self.inputs.pass(pass.limit);
             let frontier = self.inputs.frontier().filter(|_| !ended);
-            self.inputs.catching_up.set(frontier.is_some_and(|tick| !pace.puts_out(tick)));
+            // A cut is of what was put out.
+            let catching_up = frontier.is_some_and(|tick| !pace.puts_out(tick)) && pass.stop.is_none();
+            self.inputs.catching_up.set(catching_up);
             if busy {
                 worker.step();
             } else {
@@ -145,6 +185,12 @@ impl<I: Intake> Loop<I> {
             }
             let frontier = least(&self.probes.handed_over);
             in_flight.passed(least(&self.probes.worked_off));
+            if let Some(checkpoints) = &mut self.checkpoints {
+                checkpoints.cutter.passed(frontier);
+                if let Some(stop) = pass.stop {
+                    checkpoints.cut(stop, frontier);
+                }
+            }
             self.intake.press(in_flight.rows > self.in_flight_rows_max);
             self.progress.frontier.store(frontier, Ordering::Release);
             self.progress.in_flight_rows.store(in_flight.rows as u64, Ordering::Relaxed);
@@ -173,13 +219,19 @@ impl<I: Intake> Loop<I> {
                     self.progress.rows.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
                 }
                 in_flight.add(&rows);
+                if let Some(checkpoints) = &mut self.checkpoints {
+                    checkpoints.cutter.rows(stream, &rows);
+                }
                 self.inputs.send(stream, rows);
             }
-            Delivery::Rejected(_, rows) => {
+            Delivery::Rejected(stream, rows) => {
                 in_flight.add(&rows);
+                if let Some(checkpoints) = &mut self.checkpoints {
+                    checkpoints.cutter.rejected(stream, &rows);
+                }
                 self.inputs.reject(rows);
             }
-            Delivery::Frontier(stream, frontier) => self.inputs.advance(stream, frontier),
+            Delivery::Frontier(stream, frontier) => self.inputs.want(stream, frontier),
         }
     }
 

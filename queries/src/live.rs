@@ -2,6 +2,7 @@
 //!
 //! Invariant: the dataflow waits for nobody here. Workers hand changes over and go on; who reads, reads what one thread keeps.
 
+mod again;
 mod backfill;
 mod budget;
 mod build;

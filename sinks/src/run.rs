@@ -288,7 +288,8 @@ impl Running {
     }
 }
 
-/// Starts the task that writes to `sink` on the current runtime. `fatal` hears of rows that the target refuses.
+/// Starts the task that writes to `sink` on the current runtime. Rows before tick `done` were written by an earlier start, unless the
+/// target can show that it has less; `fatal` hears of rows that the target refuses.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -297,6 +298,7 @@ pub fn start<S: Sink>(
     options: Options,
     routes: Vec<Route>,
     workers: usize,
+    done: Tick,
     fatal: mpsc::Sender<Fatal>,
 ) -> (Feed, Running) {
     let lanes = (0..routes.len() * workers).map(|_| Lane::default()).collect();
@@ -316,7 +318,7 @@ pub fn start<S: Sink>(
     let (queue, received) = mpsc::unbounded_channel();
     let (stop, stopping) = watch::channel(None);
     let (tell_opened, opened) = watch::channel(false);
-    let task = task::Task::new(sink, options, shared.clone(), received, stopping, tell_opened, fatal);
+    let task = task::Task::new(sink, options, shared.clone(), done, received, stopping, tell_opened, fatal);
     let task = tokio::spawn(task.run());
     (Feed { shared: shared.clone(), queue }, Running { task, stop, opened, shared })
 }

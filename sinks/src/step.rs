@@ -96,7 +96,7 @@ pub trait Sink: Send + 'static {
     fn open(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// The number of the newest step of this stream and worker that the target can show to have; rows before it are not
-    /// sent again. `None` where the target cannot tell.
+    /// sent again. `None` where the target cannot tell: it is taken to have what the last checkpoint says.
     fn applied(
         &mut self,
         stream: &'static str,

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use operators::counters::Counters;
+use operators::durable::States;
 use operators::record::Stream;
 use operators::time::Tick;
 use pipeline::config;
@@ -98,7 +99,7 @@ fn main() {
     let _inside = runtime.enter();
     let (tell, _refused) = tokio::sync::mpsc::channel(1);
     let sink = |conflated: bool, streams: &[&str]| {
-        let (feed, running): (Feed, _) = start(Dropping, feeding(), topology::routes(streams), 1, tell.clone());
+        let (feed, running): (Feed, _) = start(Dropping, feeding(), topology::routes(streams), 1, 0, tell.clone());
         std::mem::forget(running);
         Output { feed, conflated }
     };
@@ -107,7 +108,7 @@ fn main() {
     timely::execute_directly(move |worker| {
         let options = settings::job(&config::load(None, Vec::new()).unwrap().config).topology;
         let counters = Counters::default();
-        let (mut inputs, probes) = topology::build(worker, options, &outputs, &counters, None);
+        let (mut inputs, probes) = topology::build(worker, options, &outputs, &counters, None, &States::default());
         run(worker, &mut inputs, &probes.handed_over, vehicles, &ticks);
     });
 }
@@ -178,11 +179,13 @@ fn run(
     ticks: &[Vec<Values>],
 ) {
     for stream in Stream::ALL {
-        inputs.advance(stream, Some(START - 10_000));
+        inputs.want(stream, Some(START - 10_000));
     }
+    inputs.pass(Tick::MAX);
     references(inputs, vehicles);
     let advance = |inputs: &mut Inputs, upto: Tick| {
-        Stream::ALL.iter().for_each(|stream| inputs.advance(*stream, Some(upto)));
+        Stream::ALL.iter().for_each(|stream| inputs.want(*stream, Some(upto)));
+        inputs.pass(Tick::MAX);
     };
     advance(inputs, START);
     while probe.less_than(&(START - 1_000)) {

@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use operators::record::Stream;
 use pipeline::config::{self, Config, Override};
 use pipeline::job::{Job, Origin, Settings};
-use pipeline::origin::Kafka;
+use pipeline::origin::{From, Kafka};
 use pipeline::run::settings;
 use pipeline::topology::{Output, routes};
 use sinks::kafka::{self, KafkaSink, Target, Topic};
@@ -85,7 +85,7 @@ impl Work<'_> {
         };
         let topics = streams.iter().map(|stream| (*stream, topic(stream).into())).collect();
         let (connection, options) = (self.config.kafka.clone(), settings::reader(&self.config));
-        Kafka { connection, topics, options, bounded: !self.live }
+        Kafka { connection, topics, options, from: From::default(), bounded: !self.live }
     }
 
     /// Readers alone, each with a thread that takes and counts what it has decoded.
@@ -129,7 +129,7 @@ impl Work<'_> {
         let origin = self.origin(&[Stream::Telemetry, Stream::Vehicle, Stream::Driver, Stream::Company]);
         let output = Output { feed, conflated: false };
         let settings = Settings { workers: self.workers, ..self.settings() };
-        let job = Job::start(settings, origin, vec![output], None, |_, _, _| {}).unwrap();
+        let job = Job::start(settings, origin, vec![output], None, None, |_, _, _| {}).unwrap();
         let workers = job.progress().to_vec();
         let rows = move || workers.iter().map(|worker| worker.rows.load(Ordering::Relaxed)).sum();
         show_progress(rows.clone());
@@ -159,8 +159,8 @@ impl Work<'_> {
         });
         let routes = routes(&[stream]);
         match self.sink {
-            "none" => start(Discard::default(), feeding, routes, self.workers, tell),
-            "kafka" => start(Renamed::new(self.kafka(stream)), feeding, routes, self.workers, tell),
+            "none" => start(Discard::default(), feeding, routes, self.workers, 0, tell),
+            "kafka" => start(Renamed::new(self.kafka(stream)), feeding, routes, self.workers, 0, tell),
             other => panic!("no sink {other}: none or kafka"),
         }
     }

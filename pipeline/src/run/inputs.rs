@@ -1,8 +1,10 @@
 //! Where the process's records come from: the embedded log, which it opens and may simulate vehicles into, or Kafka.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use operators::record::Stream;
 use operators::record::declared::Declared;
@@ -16,9 +18,10 @@ use sources::simulator::Simulator;
 use tracing::{info, warn};
 
 use super::settings;
+use crate::checkpoint::{LogIdentity, Topic};
 use crate::config::Config;
 use crate::job::Origin;
-use crate::origin::{Embedded, Kafka};
+use crate::origin::{Embedded, From, Kafka};
 use crate::replay::{Replay, SLACK_MS};
 
 /// Of the log that is read again: rows of a batch, how far a partition may be ahead in milliseconds, rows that wait, and bytes that
@@ -27,6 +30,11 @@ const BATCH_ROWS_MAX: usize = 1_000;
 const AHEAD_MS_MAX: u64 = 1_000;
 const CHANNEL_ROWS_MAX: usize = 20_000;
 const PREFETCH_BYTES_MAX: usize = 4 << 20;
+/// Longest pause between attempts to reach the cluster at the start.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// By topic and partition the first offset and the one after the last record.
+type Ranges = BTreeMap<(String, i32), (i64, i64)>;
 
 /// The inputs of the process.
 pub struct Inputs {
@@ -65,15 +73,59 @@ impl Inputs {
         Ok(Self { log, declared, stop: Arc::default(), failure: Arc::default(), simulation: None })
     }
 
-    /// What the job reads.
-    pub fn origin(&self, config: &Config) -> AnyOrigin {
+    /// The topic of each stream that is read.
+    pub fn topics(&self, config: &Config) -> Vec<(Stream, String)> {
         let declared = self.declared.iter().map(|declared| Stream::Declared(declared));
-        let streams = Stream::ALL.into_iter().chain(declared);
-        let topics = streams.map(|stream| (stream, config.topics.of(stream).into())).collect();
+        Stream::ALL.into_iter().chain(declared).map(|stream| (stream, config.topics.of(stream).to_owned())).collect()
+    }
+
+    /// Which log it is, and by topic and partition its first offset and the one after its last. Waits for a cluster that is away.
+    ///
+    /// # Errors
+    /// It does not tell.
+    pub async fn identity(&self, config: &Config) -> Result<(LogIdentity, Ranges), String> {
+        let topics: Vec<String> = self.topics(config).into_iter().map(|(_, topic)| topic).collect();
+        let named = |name: &String| Topic { name: name.clone(), id: String::new() };
+        let (cluster, ranges) = match &self.log {
+            Some(log) => {
+                let mut ranges = Ranges::new();
+                for (topic, partitions) in log.topics().into_iter().filter(|(topic, _)| topics.contains(topic)) {
+                    for partition in 0..partitions {
+                        let offsets = log.offsets(&topic, partition).map_err(|why| why.to_string())?;
+                        ranges.insert((topic.clone(), partition), offsets);
+                    }
+                }
+                (log.identity().to_owned(), ranges)
+            }
+            None => self.ask_kafka(config, &topics).await?,
+        };
+        Ok((LogIdentity { cluster, topics: topics.iter().map(named).collect() }, ranges))
+    }
+
+    async fn ask_kafka(&self, config: &Config, topics: &[String]) -> Result<(String, Ranges), String> {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let (connection, topics) = (config.kafka.clone(), topics.to_vec());
+            let asked = tokio::task::spawn_blocking(move || sources::kafka::identity(&connection, &topics)).await;
+            match asked.map_err(|why| why.to_string())? {
+                Ok(identity) => return Ok((identity.cluster, identity.ranges)),
+                Err(why @ SourceError::Unavailable { .. }) => {
+                    warn!(%why, retry_ms = pause.as_millis() as u64, "Kafka is away: what it has is not known yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ASK_AGAIN_MAX);
+                }
+                Err(why) => return Err(why.to_string()),
+            }
+        }
+    }
+
+    /// What the job reads from there on.
+    pub fn origin(&self, config: &Config, from: From) -> AnyOrigin {
+        let topics = self.topics(config).into_iter().map(|(stream, topic)| (stream, topic.into())).collect();
         let options = settings::reader(config);
         match &self.log {
-            Some(log) => AnyOrigin::Embedded(Embedded { log: log.clone(), topics, options, until: None }),
-            None => AnyOrigin::Kafka(Kafka { connection: config.kafka.clone(), topics, options, bounded: false }),
+            Some(log) => AnyOrigin::Embedded(Embedded { log: log.clone(), topics, options, from, until: None }),
+            None => AnyOrigin::Kafka(Kafka { connection: config.kafka.clone(), topics, options, from, bounded: false }),
         }
     }
 
@@ -88,7 +140,7 @@ impl Inputs {
         again.reader.ahead_ms_max = config.reader.ahead_ms_max.min(AHEAD_MS_MAX);
         let settings = settings::job(config);
         Replay {
-            origin: Arc::new(self.origin(&again)),
+            origin: Arc::new(self.origin(&again, From::default())),
             topology: settings.topology,
             capacity: Capacity { rows_max: CHANNEL_ROWS_MAX, ..settings.capacity },
             rows_per_s: config.sql.build_rows_per_s,

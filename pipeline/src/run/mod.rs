@@ -1,6 +1,7 @@
 //! Everything in one process: the log, the dataflow, the sinks and the edge, started in the order in which they need each
 //! other and stopped in the reverse one, so that what was taken in is written out.
 
+mod checkpoints;
 mod inputs;
 mod outputs;
 pub mod settings;
@@ -19,7 +20,10 @@ use warp::Filter;
 use crate::admin::{self, Readiness};
 use crate::config::{Config, Source};
 use crate::job::Job;
+use crate::origin::From;
 use crate::{metrics, schema};
+
+use checkpoints::{Checkpoints, Saving};
 
 use inputs::Inputs;
 pub(crate) use inputs::open_log;
@@ -42,8 +46,10 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let (fatal, refused) = mpsc::channel(16);
     let catalog = schema::catalog_of_source(&config)?;
     let mut inputs = Inputs::open(&config, catalog.declared().collect())?;
+    let checkpoints = Checkpoints::open(&config, &inputs).await?;
+    let from = checkpoints.as_ref().map(Checkpoints::from).unwrap_or_default();
     let gate = sources::listen::routes(inputs.gate(&config)?);
-    let streams = Streams::start(&config, catalog).await?;
+    let streams = Streams::start(&config, catalog, from.floor > 0).await?;
     let mut extra = admin::routes(readiness.clone(), figures.clone()).or(gate).unify().boxed();
     let mut readers = None;
     if let Some(streams) = &streams {
@@ -56,14 +62,26 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let addr: SocketAddr =
         config.edge.listen.parse().map_err(|_| format!("edge.listen {} is not an address", config.edge.listen))?;
     let server = edge.bind(addr, extra).map_err(|why| why.to_string())?;
-    let outputs = Outputs::start(&config, edge_sink, &readiness, fatal)?;
+    let outputs = Outputs::start(&config, edge_sink, from.floor, &readiness, fatal)?;
+    let (durability, saving) = match checkpoints {
+        Some(checkpoints) => {
+            let (durability, saving) = checkpoints.start(outputs.feeds())?;
+            (Some(durability), Some(saving))
+        }
+        None => (None, None),
+    };
+    let resumed = from.floor > 0;
     let job = Job::start(
         settings::job(&config),
-        inputs.origin(&config),
+        inputs.origin(&config, from),
         outputs.ends(),
         streams.as_ref().map(Streams::engine),
+        durability,
         metrics::report,
     )?;
+    if let Some(streams) = streams.as_ref().filter(|_| resumed) {
+        streams.build_again(&config)?;
+    }
     inputs.simulate(&config)?;
 
     let addr = server.addr();
@@ -82,9 +100,13 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
         streams.engine().stop();
     }
     inputs.stop();
+    let deadline = Duration::from_millis(config.run.drain_ms_max);
+    let saving = match saving {
+        Some(saving) => Some(cut(saving, deadline).await?),
+        None => None,
+    };
     job.stop();
     let ended = tokio::task::spawn_blocking(move || job.join()).await.map_err(|why| why.to_string())?;
-    let deadline = Duration::from_millis(config.run.drain_ms_max);
     let views = async {
         match streams {
             Some(streams) => streams.stop(deadline).await,
@@ -92,6 +114,9 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
         }
     };
     let (left, of_views) = futures_util::join!(outputs.drain(deadline), views);
+    if let Some(saving) = saving {
+        tokio::task::spawn_blocking(move || saving.end()).await.map_err(|why| why.to_string())?;
+    }
     stop_server.send_replace(true);
     drop(readers);
     // It has a limit of its own for clients that do not take their leave.
@@ -104,6 +129,15 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     }
     info!("stopped");
     outcome.and(ended)
+}
+
+/// Has the workers stop where the last checkpoint is cut.
+async fn cut(saving: Saving, deadline: Duration) -> Result<Saving, String> {
+    let cut = move || {
+        saving.cut(deadline);
+        saving
+    };
+    tokio::task::spawn_blocking(cut).await.map_err(|why| why.to_string())
 }
 
 /// Waits for a reason to stop.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use operators::time::Tick;
 use sinks::edge::EdgeSink;
 use sinks::run::{Fatal, Feed, Options, Running, start};
 use sinks::{Sink, SinkError, clickhouse, kafka, parquet, redis};
@@ -30,17 +31,18 @@ const PARQUET: [parquet::Table; 4] = [
 ];
 
 impl Outputs {
-    /// Starts the configured sinks on the current runtime.
+    /// Starts the configured sinks on the current runtime. They had everything before tick `done`.
     ///
     /// # Errors
     /// A sink's configuration cannot work.
     pub fn start(
         config: &Config,
         edge: EdgeSink,
+        done: Tick,
         readiness: &Readiness,
         fatal: mpsc::Sender<Fatal>,
     ) -> Result<Self, String> {
-        let mut starting = Starting { outputs: Self::default(), workers: config.run.workers, readiness, fatal };
+        let mut starting = Starting { outputs: Self::default(), workers: config.run.workers, done, readiness, fatal };
         let (live, history) = (&config.sinks.live, &config.sinks.history);
         starting.sink(edge, live.clone(), &["vehicle_state"], true);
         if config.redis.enabled {
@@ -77,6 +79,11 @@ impl Outputs {
         self.ends.clone()
     }
 
+    /// What tells how far each sink is.
+    pub fn feeds(&self) -> Vec<Feed> {
+        self.ends.iter().map(|end| end.feed.clone()).collect()
+    }
+
     /// Names of the sinks.
     pub fn names(&self) -> String {
         self.ends.iter().map(|end| end.feed.sink()).collect::<Vec<_>>().join(", ")
@@ -92,6 +99,7 @@ impl Outputs {
 struct Starting<'a> {
     outputs: Outputs,
     workers: usize,
+    done: Tick,
     readiness: &'a Readiness,
     fatal: mpsc::Sender<Fatal>,
 }
@@ -99,7 +107,8 @@ struct Starting<'a> {
 impl Starting<'_> {
     fn sink<S: Sink>(&mut self, sink: S, options: Options, streams: &[&str], conflated: bool) {
         let condition = self.readiness.condition(format!("sink {}", sink.name()), "not opened yet");
-        let (feed, running): (Feed, Running) = start(sink, options, routes(streams), self.workers, self.fatal.clone());
+        let (feed, running): (Feed, Running) =
+            start(sink, options, routes(streams), self.workers, self.done, self.fatal.clone());
         let mut opened = running.opening();
         tokio::spawn(async move {
             // An error is a task that has ended: the process is ending.

@@ -123,7 +123,7 @@ impl Opening<'_> {
         let keys: &'static [&'static str] = if table && form != Form::Changelog { &[KEY] } else { &[] };
         // What a target refuses is shown with the view, and tried again; it does not end the process.
         let (fatal, _) = mpsc::channel(1);
-        let (feed, running) = start(Named::new(kind, stream, sink), fed, vec![Route { stream, keys }], 1, fatal);
+        let (feed, running) = start(Named::new(kind, stream, sink), fed, vec![Route { stream, keys }], 1, 0, fatal);
         let version = Version { sending: sending.clone(), tap };
         Ok(Start { version, sink: kind.to_owned(), standing, feed, running, lost })
     }

@@ -108,7 +108,7 @@ fn nothing_overtakes_a_refused_record() {
     let sink = KafkaSink::new(connection(broker), options(), vec![telemetry_topic(&topic)]);
     let fed = run::Options { retry_ms_max: 200, ..feeding() };
     let route = Route { stream: "telemetry_enriched", keys: &[] };
-    let (feed, running) = run::start(sink, fed, vec![route], 1, tell);
+    let (feed, running) = run::start(sink, fed, vec![route], 1, 0, tell);
     let mut sent = 0;
     let mut send = |large: bool| {
         let tick = sent as Tick + 1;
@@ -160,7 +160,7 @@ fn a_killed_broker_loses_and_doubles_nothing() {
     let _inside = runtime.enter();
     let sink = KafkaSink::new(connection(&broker), options(), vec![telemetry_topic(&topic)]);
     let route = Route { stream: "telemetry_enriched", keys: &[] };
-    let (feed, running) = run::start(sink, feeding(), vec![route], 1, tell);
+    let (feed, running) = run::start(sink, feeding(), vec![route], 1, 0, tell);
     let batches = 400;
     for number in 0..batches {
         match number {

@@ -11,7 +11,7 @@ use operators::batch::{DELETED, INTERNAL, TICK, bools, u64s};
 use operators::record::Stream;
 use operators::time::Tick;
 use pipeline::job::{Job, Settings};
-use pipeline::origin::Embedded;
+use pipeline::origin::{Embedded, From};
 use pipeline::topology::{self, Output};
 use sinks::{Rows, Sink, SinkError, Step};
 use sources::Cursor;
@@ -209,7 +209,7 @@ fn answer(log: &Arc<EmbeddedLog>, workers: usize, batch_rows_max: usize) -> BTre
     };
     let (feed, running) = {
         let _inside = runtime.enter();
-        sinks::run::start(kept.clone(), sink, topology::ROUTES.to_vec(), workers, fatal)
+        sinks::run::start(kept.clone(), sink, topology::ROUTES.to_vec(), workers, 0, fatal)
     };
     let mut until = Vec::new();
     for (topic, partitions) in log.topics() {
@@ -219,7 +219,13 @@ fn answer(log: &Arc<EmbeddedLog>, workers: usize, batch_rows_max: usize) -> BTre
         }
     }
     let topics = Stream::ALL.iter().map(|stream| (*stream, stream.topic().into())).collect();
-    let origin = Embedded { log: log.clone(), topics, options: options(batch_rows_max), until: Some(until) };
+    let origin = Embedded {
+        log: log.clone(),
+        topics,
+        options: options(batch_rows_max),
+        from: From::default(),
+        until: Some(until),
+    };
     let settings = Settings {
         workers,
         // Fewer than come within an interval of the windows: a worker that waited for these to close would wait for ever.
@@ -237,7 +243,7 @@ fn answer(log: &Arc<EmbeddedLog>, workers: usize, batch_rows_max: usize) -> BTre
             conflate_ms: 500,
         },
     };
-    let job = Job::start(settings, origin, vec![Output { feed, conflated: false }], None, |_, _, _| {})
+    let job = Job::start(settings, origin, vec![Output { feed, conflated: false }], None, None, |_, _, _| {})
         .expect("the job starts");
     job.join().expect("the job ends by itself");
     assert_eq!(runtime.block_on(running.drain(Duration::from_secs(30))), 0);

@@ -52,7 +52,8 @@ impl Sink for EdgeSink {
     }
 
     async fn applied(&mut self, stream: &'static str, worker: usize) -> Result<Option<Tick>, SinkError> {
-        Ok(self.applied.get(&worker).copied().filter(|_| stream == STREAM))
+        // It begins with nothing in every process.
+        Ok(Some(self.applied.get(&worker).copied().filter(|_| stream == STREAM).unwrap_or(0)))
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), SinkError> {

@@ -278,7 +278,7 @@ fn replay(directory: &Path, workers: usize) -> (Feed, Running) {
     };
     let (tell, _) = tokio::sync::mpsc::channel(1);
     let route = Route { stream: STREAM, keys: &[] };
-    let (feed, running) = run::start(sink(directory, workers), feeding, vec![route], workers, tell);
+    let (feed, running) = run::start(sink(directory, workers), feeding, vec![route], workers, 0, tell);
     for from in (0..LOG_ROWS).step_by(50) {
         for worker in 0..workers {
             let mine = (from..from + 50).filter(|offset| *offset as usize / 7 % workers == worker);

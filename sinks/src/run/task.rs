@@ -27,6 +27,8 @@ pub(super) struct Task<S> {
     name: &'static str,
     options: Options,
     shared: Arc<Shared>,
+    /// Rows before this tick were written by an earlier start.
+    done: Tick,
     received: mpsc::UnboundedReceiver<Message>,
     stopping: watch::Receiver<Option<Instant>>,
     tell_opened: watch::Sender<bool>,
@@ -79,6 +81,7 @@ impl<S: Sink> Task<S> {
         sink: S,
         options: Options,
         shared: Arc<Shared>,
+        done: Tick,
         received: mpsc::UnboundedReceiver<Message>,
         stopping: watch::Receiver<Option<Instant>>,
         tell_opened: watch::Sender<bool>,
@@ -93,6 +96,7 @@ impl<S: Sink> Task<S> {
             name,
             options,
             shared,
+            done,
             received,
             stopping,
             tell_opened,
@@ -120,7 +124,12 @@ impl<S: Sink> Task<S> {
         for index in 0..self.gathers.len() {
             let route = self.shared.routes[index / self.shared.workers];
             let worker = index % self.shared.workers;
-            let applied = self.insist(Attempt::Applied(route.stream, worker), None).await?.unwrap_or(0);
+            let applied = match self.insist(Attempt::Applied(route.stream, worker), None).await? {
+                // It has lost some of what it had: all that comes is written, tables whole.
+                Some(applied) if applied < self.done => 0,
+                Some(applied) => applied,
+                None => self.done,
+            };
             self.gathers[index].resume(applied);
             self.shared.lanes[index].applied.store(applied, Ordering::Release);
         }

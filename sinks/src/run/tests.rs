@@ -53,7 +53,7 @@ fn bench(target: Arc<Mutex<Target>>, options: Options) -> Bench {
 fn bench_of<const FLIGHTS: usize>(target: Arc<Mutex<Target>>, options: Options) -> Bench {
     let (tell, fatal) = mpsc::channel(4);
     let sink = Failing::<FLIGHTS>::new(target.clone());
-    let (feed, running) = start(sink, options, vec![EVENTS, TABLE], 2, tell);
+    let (feed, running) = start(sink, options, vec![EVENTS, TABLE], 2, 0, tell);
     let cell = Arc::new(OnceLock::new());
     cell.set(feed.clone()).unwrap();
     target.lock().unwrap().feed = cell;

@@ -7,6 +7,7 @@
 
 mod connect;
 mod context;
+mod identity;
 mod signal;
 pub mod topics;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use operators::connection::Kafka;
 use operators::record::Stream;
+use operators::time::Tick;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
@@ -26,6 +28,7 @@ use crate::codec::Record;
 use crate::delivery::{Cursor, SourceError};
 use crate::reader::{Assigned, PartitionedLog, Polled};
 use context::Context;
+pub use identity::{Identity, identity};
 use signal::Signal;
 
 /// How long a question to the brokers may take.
@@ -127,6 +130,13 @@ impl KafkaLog {
             commit_at: Instant::now() + COMMIT,
             unknown_since: None,
         })
+    }
+
+    /// No row gets a tick before this one: an earlier run had come to it.
+    #[must_use]
+    pub fn from_tick(mut self, floor: Tick) -> Self {
+        self.assigned.iter_mut().for_each(|assigned| assigned.floor = floor);
+        self
     }
 
     /// The ends of the assigned partitions as they stand now, for [`crate::reader::Reader::until`].

@@ -8,6 +8,7 @@
 
 mod block;
 mod commit;
+mod identity;
 mod lock;
 mod partition;
 mod read;
@@ -96,6 +97,7 @@ struct Shared {
     topics_keyspace: Keyspace,
     topics: RwLock<Topics>,
     committer: Committer,
+    identity: String,
     _lock: DirectoryLock,
 }
 
@@ -114,6 +116,7 @@ impl EmbeddedLog {
             SourceError::Storage(format!("cannot make the log's directory {}: {why}", directory.display()))
         })?;
         let lock = DirectoryLock::take(directory)?;
+        let identity = identity::identity(directory)?;
         let db = Database::builder(directory.join("store"))
             .manual_journal_persist(true) // each commit says itself how durable it is
             .max_journaling_size(options.journal_bytes_max)
@@ -129,8 +132,8 @@ impl EmbeddedLog {
         let promised_ms = promised.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
         let floor_ms = last_ms.max(promised_ms);
         let committer = Committer::new(clock, floor_ms, options.queue_bytes_max);
-        let shared =
-            Arc::new(Shared { db, options, topics_keyspace, topics: RwLock::new(topics), committer, _lock: lock });
+        let topics = RwLock::new(topics);
+        let shared = Arc::new(Shared { db, options, topics_keyspace, topics, committer, identity, _lock: lock });
         let writer = shared.clone();
         let thread = std::thread::Builder::new()
             .name("log-commit".to_owned())
@@ -144,6 +147,12 @@ impl EmbeddedLog {
             })
             .map_err(|why| SourceError::Storage(format!("cannot start the log's thread: {why}")))?;
         Ok(Self { shared, committer: Some(thread) })
+    }
+
+    /// Tells the log from every other one.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.shared.identity
     }
 
     /// Makes a topic of events, of which old ones are dropped as the options say; or gives an existing topic more

@@ -1,0 +1,41 @@
+//! The streams of a process that goes on from a checkpoint, which has tables and what the main job keeps and nothing of derived
+//! streams: each is built from the log while the dataflow works, as one that is added.
+//!
+//! Invariant: what a stream reads is there before it is built, and one that cannot be built keeps back only those that read it.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::backfill::History;
+use super::engine::Engine;
+use crate::catalog::{File, Problem};
+
+impl Engine {
+    /// Builds the streams of these files one after the other. Tells what is wrong with them before any is built.
+    ///
+    /// # Errors
+    /// Files that declare nothing that can be kept up to date: none is built.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn build_again(self: &Arc<Self>, files: &[File]) -> Result<JoinHandle<()>, Vec<Problem>> {
+        let mut texts = Vec::new();
+        let problems = self.catalog().load_each(files, |view| {
+            texts.push((view.relation.name.clone(), view.declaration.text.clone()));
+            Ok(())
+        });
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let engine = self.clone();
+        Ok(tokio::spawn(async move {
+            for (stream, text) in texts {
+                match engine.add(&text, History::All, true).await {
+                    Ok(_) => tracing::info!(stream, "built again"),
+                    Err(why) => tracing::warn!(stream, code = why.code, why = why.message, "not built again"),
+                }
+            }
+        }))
+    }
+}
