@@ -1,6 +1,7 @@
 //! The program: configuration, command line, and the wiring of sources, operators and sinks into one process.
 
 pub mod admin;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod ingest;

@@ -124,7 +124,7 @@ fn run(worker: &mut Worker, live: &Live, options: topology::Options, feed: &Feed
 }
 
 /// The thread, and those that it starts from now on, get what time is left by the others of the machine.
-fn yield_to_others() {
+pub(crate) fn yield_to_others() {
     // Elsewhere a priority belongs to the whole process.
     #[cfg(target_os = "linux")]
     #[expect(unsafe_code, reason = "a system call that takes numbers and touches no memory of ours")]
