@@ -20,7 +20,6 @@ use warp::Filter;
 use crate::admin::{self, Readiness};
 use crate::config::{Config, Source};
 use crate::job::Job;
-use crate::origin::From;
 use crate::{metrics, schema};
 
 use checkpoints::{Checkpoints, Saving};
