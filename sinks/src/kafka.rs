@@ -3,12 +3,13 @@
 //! Invariant: a step counts as written once the brokers have acknowledged every record of it. While the process lives each
 //! record is produced once, however long the brokers are away: a step that is tried again goes on where it stopped. Records
 //! of a partition stand in the order of the steps, also if some were refused at first: the producer gives up whatever was
-//! behind a refused one, and a new producer goes on from there. After a restart records may come again; the header `hs-id` is
-//! the same each time.
+//! behind a refused one, and a new producer goes on from there. After a start from a checkpoint rows come again: those whose records
+//! are in the topics, by the header `hs-id`, are not produced again.
 
 mod delivery;
 mod flight;
 mod id;
+mod known;
 mod record;
 pub mod view;
 
@@ -23,13 +24,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::json::Nulls;
 use crate::metrics::Metric;
 use crate::step::{Sink, SinkError, Step};
 use delivery::{Delivery, Goal, Patience, Reports, Stalled};
 use flight::{Flights, Which, weightier};
+use known::Known;
 use record::Formats;
 
 /// Records produced between two chances for other tasks of the runtime.
@@ -92,18 +94,24 @@ pub struct KafkaSink {
     reports: Arc<Reports>,
     patience: Patience,
     flights: Flights,
+    /// Tick from which rows may come again, until it was looked what the topics have of them; then that.
+    again_from: Option<Tick>,
+    known: Option<Known>,
 }
 
 type Producing = ThreadedProducer<Delivery>;
 
 impl KafkaSink {
-    /// A sink that produces the streams of `topics`.
+    /// A sink that produces the streams of `topics`. Rows from tick `again_from` on may have been produced by an earlier start; 0 if
+    /// there was none.
     #[must_use]
-    pub fn new(connection: connection::Kafka, options: Options, topics: Vec<Topic>) -> Self {
+    pub fn new(connection: connection::Kafka, options: Options, topics: Vec<Topic>, again_from: Tick) -> Self {
         let formats = Formats::new(options.identity, options.record_bytes_max);
         let reports = Arc::new(Reports::default());
         let (patience, flights) = (reports.patience(), Flights::default());
-        Self { connection, options, topics, formats, producer: None, reports, patience, flights }
+        let again_from = Some(again_from).filter(|&from| from > 0 && options.identity);
+        let (producer, known) = (None, None);
+        Self { connection, options, topics, formats, producer, reports, patience, flights, again_from, known }
     }
 
     fn configuration(&self) -> ClientConfig {
@@ -186,6 +194,12 @@ impl KafkaSink {
             let mut turn = 0;
             while let Some(index) = self.flights.boarding(which).next_in(start..end) {
                 let record = batch.record(index - start).map_err(|why| refused(&self.connection, why))?;
+                let (topic, id) = record.identity();
+                if self.known.as_ref().is_some_and(|known| known.has(topic, id)) {
+                    counter!(Metric::RowsKnown.name(), "sink" => "kafka", "stream" => stream).increment(1);
+                    self.flights.found(which, index);
+                    continue;
+                }
                 let mut record = record.opaque(self.flights.boarding(which).id(index));
                 while let Err((error, back)) = producer.send(record) {
                     record = back;
@@ -242,6 +256,25 @@ impl KafkaSink {
         Ok(())
     }
 
+    /// What a question to the brokers gives, asked beside the runtime.
+    async fn asked<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, SinkError> {
+        match tokio::task::spawn_blocking(ask).await {
+            Ok(answer) => answer.map_err(|error| unavailable(&self.connection, error.to_string())),
+            Err(error) => Err(unavailable(&self.connection, error.to_string())),
+        }
+    }
+
+    /// Forgets what the topics have once these steps, and with them all later ones, can be none of it.
+    fn forget_known(&mut self, steps: &[Step]) {
+        let first = steps.iter().map(|step| step.from).min().unwrap_or(0);
+        if self.known.as_ref().is_some_and(|known| known.is_over(first)) {
+            self.known = None;
+        }
+    }
+
     fn failed(&self, code: RDKafkaErrorCode) -> SinkError {
         let why = format!("{code}{}", advice(code));
         if is_refusal(code) { self.refused(why) } else { unavailable(&self.connection, why) }
@@ -277,14 +310,18 @@ impl Sink for KafkaSink {
             }
             Ok(missing)
         };
-        let missing = match tokio::task::spawn_blocking(look).await {
-            Ok(missing) => missing.map_err(|error| unavailable(&self.connection, error.to_string()))?,
-            Err(error) => return Err(unavailable(&self.connection, error.to_string())),
-        };
-        if missing.is_empty() {
-            return Ok(());
+        let missing = self.asked(look).await?;
+        if !missing.is_empty() {
+            let why = format!("no topic {}: make it with `haulstream topics apply`", missing.join(", "));
+            return Err(self.refused(why));
         }
-        Err(self.refused(format!("no topic {}: make it with `haulstream topics apply`", missing.join(", "))))
+        if let Some(since) = self.again_from {
+            let (brokers, topics) = (self.connection.brokers.clone(), self.known_topics());
+            let known = self.asked(move || Known::read(&brokers, &topics, since)).await?;
+            info!(records = known.len(), since, "the topics have these of the rows that come again");
+            (self.again_from, self.known) = (None, Some(known));
+        }
+        Ok(())
     }
 
     async fn applied(&mut self, _: &'static str, _: usize) -> Result<Option<Tick>, SinkError> {
@@ -296,6 +333,7 @@ impl Sink for KafkaSink {
     }
 
     async fn apply_all(&mut self, steps: &[Step]) -> Result<(), SinkError> {
+        self.forget_known(steps);
         self.flights.resume(steps, &self.reports);
         self.patience = self.reports.patience();
         // What became of a broken producer's records must be known before the first of them is tried again.
@@ -307,6 +345,7 @@ impl Sink for KafkaSink {
     }
 
     async fn launch(&mut self, steps: &[Step]) -> Result<(), SinkError> {
+        self.forget_known(steps);
         let producer = if self.flights.is_empty() {
             self.patience = self.reports.patience();
             self.ready_producer().await?

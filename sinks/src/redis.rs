@@ -90,6 +90,8 @@ pub struct RedisSink {
     session: Option<Session>,
     /// The epoch that the last look found.
     epoch: Option<String>,
+    /// Whether the server has not run without a break since it was written last: what it was given then may be gone.
+    restarted: bool,
 }
 
 /// An open connection and the names under which the server keeps the scripts.
@@ -128,7 +130,7 @@ impl RedisSink {
         rule(options.tombstone_ttl_ms > 0, "tombstone_ttl_ms must be above 0")?;
         rule(options.timeout_ms > 0, "timeout_ms must be above 0")?;
         let (client, target) = client(redis).map_err(|error| fault::of_client("redis", &error))?;
-        Ok(Self { options, prefix: redis.prefix.clone(), client, target, session: None, epoch: None })
+        Ok(Self { options, prefix: redis.prefix.clone(), client, target, session: None, epoch: None, restarted: false })
     }
 
     async fn connect(&mut self) -> Result<Session, SinkError> {
@@ -136,6 +138,7 @@ impl RedisSink {
         let mut connection = connect(&self.client, self.options.timeout_ms).await.map_err(failed)?;
         let server: String = cmd("INFO").query_async(&mut connection).await.map_err(failed)?;
         self.inspect(&server)?;
+        self.restarted = !self.is_same_run(&server, &mut connection).await.map_err(failed)?;
         let mut load = async |script: &str| -> Result<String, RedisError> {
             cmd("SCRIPT").arg("LOAD").arg(script).query_async(&mut connection).await
         };
@@ -161,6 +164,15 @@ impl RedisSink {
             );
         }
         Ok(())
+    }
+
+    /// Whether the server's process is the one that was written last; from now on it is.
+    async fn is_same_run(&self, server: &str, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+        let run = server.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
+        let key = format!("{}:server", self.prefix);
+        let last: Option<String> = cmd("GET").arg(&key).query_async(connection).await?;
+        let () = cmd("SET").arg(&key).arg(run).query_async(connection).await?;
+        Ok(last.as_deref() == Some(run))
     }
 
     fn epoch_key(&self) -> String {
@@ -288,9 +300,9 @@ impl Sink for RedisSink {
         Ok(())
     }
 
-    /// Not kept: sending rows again costs a comparison each, and a position could outlive the data that it speaks of.
+    /// A server that was restarted may have lost the last it was given, and an empty one is new: it gets the tables whole.
     async fn applied(&mut self, _: &'static str, _: usize) -> Result<Option<Tick>, SinkError> {
-        Ok(None)
+        Ok(self.restarted.then_some(0))
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), SinkError> {

@@ -56,7 +56,8 @@ impl Outputs {
             }
             let mut topics = kafka_topics(config);
             topics.retain(|topic| streams.contains(&topic.stream));
-            let sink = kafka::KafkaSink::new(config.kafka.clone(), config.kafka_sink.options.clone(), topics);
+            let (connection, options) = (config.kafka.clone(), config.kafka_sink.options.clone());
+            let sink = kafka::KafkaSink::new(connection, options, topics, done);
             starting.sink(sink, live.clone(), &streams, true);
         }
         if config.clickhouse.enabled {

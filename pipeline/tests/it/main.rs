@@ -26,6 +26,7 @@ mod program;
 mod reads;
 mod redis_sink;
 mod reference;
+mod restart;
 mod rows;
 mod service_smoke;
 mod services;

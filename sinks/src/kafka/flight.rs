@@ -75,6 +75,11 @@ impl Flights {
         self.boarding(which).handed(index);
     }
 
+    /// The record that [`next_in`](Flight::next_in) of this flight named is in the topic already.
+    pub(super) fn found(&mut self, which: Which, index: usize) {
+        self.boarding(which).done(index);
+    }
+
     /// Records handed over by this and former flights.
     pub(super) fn handed_over(&self) -> u64 {
         self.handed
@@ -131,6 +136,10 @@ impl Flight {
 
     fn handed(&mut self, index: usize) {
         self.handed += 1;
+        self.done(index);
+    }
+
+    fn done(&mut self, index: usize) {
         match self.again.binary_search(&index) {
             Ok(place) => drop(self.again.remove(place)),
             Err(_) => self.sent = index + 1,

@@ -41,9 +41,16 @@ pub(super) struct Record<'a> {
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
     headers: Option<OwnedHeaders>,
+    /// Empty if records carry none.
+    id: &'a [u8],
 }
 
 impl<'a> Record<'a> {
+    /// Its topic and identity.
+    pub(super) fn identity(&self) -> (&'a str, &'a [u8]) {
+        (self.topic, self.id)
+    }
+
     pub(super) fn opaque(self, id: usize) -> BaseRecord<'a, [u8], [u8], usize> {
         let mut record = BaseRecord::with_opaque_to(self.topic, id);
         (record.key, record.payload, record.headers) = (self.key, self.value, self.headers);
@@ -213,7 +220,8 @@ impl<'a> Row<'a> {
             }
         }
         count(own.tally, topic);
-        Ok(Record { topic, key, value: (!gone).then(|| own.value.as_bytes()), headers })
+        let id = if identity { own.id.as_slice() } else { &[] };
+        Ok(Record { topic, key, value: (!gone).then(|| own.value.as_bytes()), headers, id })
     }
 
     /// `stream/partition/offset` of an event with a place in a log, `stream/number` of one that has a
@@ -337,6 +345,6 @@ impl<'a> Refused<'a> {
             &whole[..room]
         });
         count(own.tally, own.topic);
-        Record { topic: own.topic, key, value, headers: Some(headers) }
+        Record { topic: own.topic, key, value, headers: Some(headers), id: own.id }
     }
 }
