@@ -23,4 +23,5 @@ pub mod tables;
 pub mod tap;
 pub mod topology;
 pub mod view_sinks;
+pub mod watchdog;
 pub mod worker;

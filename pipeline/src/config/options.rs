@@ -107,6 +107,8 @@ pub struct Run {
     pub channel_bytes_max: usize,
     /// Milliseconds that the sinks may take to write what is left when the process stops.
     pub drain_ms_max: u64,
+    /// Milliseconds after which a dataflow that hangs ends the process.
+    pub stuck_ms_max: u64,
 }
 
 /// Section `sql`.
