@@ -30,6 +30,8 @@ pub struct Config {
     pub window: Window,
     /// Changes on their way to the edge and to Kafka.
     pub conflate: Conflate,
+    /// What is remembered over a restart.
+    pub checkpoint: Checkpoint,
     /// Names of the topics.
     pub topics: Topics,
     /// How topics are made in Kafka.
@@ -218,6 +220,17 @@ pub struct Window {
 pub struct Conflate {
     /// Milliseconds over which the changes of a vehicle become one.
     pub window_ms: u64,
+}
+
+/// Section `checkpoint`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Checkpoint {
+    /// Directory for them, within that of the process.
+    pub directory: PathBuf,
+    /// Milliseconds from one to the next.
+    pub every_ms: u64,
+    /// How many are kept.
+    pub keep: usize,
 }
 
 /// Section `edge`.
@@ -444,6 +457,14 @@ pub struct ClickHouse {
     /// How it is written.
     #[serde(flatten)]
     pub options: sinks::clickhouse::Options,
+}
+
+impl Config {
+    /// The directory of the checkpoints.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.run.data.join(&self.checkpoint.directory)
+    }
 }
 
 #[cfg(test)]
