@@ -48,8 +48,6 @@ pub struct Config {
     pub sinks: Sinks,
     /// Results in Kafka.
     pub kafka_sink: KafkaSink,
-    /// What is saved of the program.
-    pub checkpoint: Checkpoint,
     /// History as Parquet files.
     pub parquet: Parquet,
     /// What one question to the history may take.
@@ -66,30 +64,6 @@ pub struct Config {
     pub clickhouse: ClickHouse,
     /// The program's own log lines.
     pub logging: crate::logging::Options,
-}
-
-impl Config {
-    /// Where the checkpoints are.
-    #[must_use]
-    pub fn checkpoint_directory(&self) -> PathBuf {
-        match self.checkpoint.directory.as_str() {
-            "" => self.run.data.join("checkpoints"),
-            directory => directory.into(),
-        }
-    }
-}
-
-/// What is saved of the program.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Checkpoint {
-    /// Whether there are checkpoints.
-    pub enabled: bool,
-    /// Where they are; empty for a directory of the data.
-    pub directory: String,
-    /// Milliseconds between two.
-    pub every_ms: u64,
-    /// How many are kept.
-    pub keep: usize,
 }
 
 /// Section `run`.
@@ -225,6 +199,8 @@ pub struct Conflate {
 /// Section `checkpoint`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Checkpoint {
+    /// Whether there are any.
+    pub enabled: bool,
     /// Directory for them, within that of the process.
     pub directory: PathBuf,
     /// Milliseconds from one to the next.

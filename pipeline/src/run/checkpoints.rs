@@ -57,7 +57,7 @@ impl Checkpoints {
         }
         let started = Instant::now();
         let options = Options { keep: config.checkpoint.keep, compact_beside: true };
-        let store = Store::open(&config.checkpoint_directory(), options).map_err(|why| why.to_string())?;
+        let store = Store::open(&config.checkpoints(), options).map_err(|why| why.to_string())?;
         for why in &store.newest().passed_over {
             warn!(%why, "a checkpoint is not used");
         }
