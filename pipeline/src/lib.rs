@@ -8,6 +8,7 @@ pub mod config;
 pub mod cut;
 pub mod ingest;
 pub mod job;
+pub mod journal;
 pub mod logging;
 pub mod metrics;
 pub mod origin;

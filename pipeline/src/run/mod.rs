@@ -98,7 +98,8 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     ready(addr);
 
     let patience = Duration::from_millis(config.run.stuck_ms_max);
-    let watched = Watched { job: &job, inputs: &inputs, feeds: outputs.feeds(), streams: streams.as_ref(), rows: Cell::new(0) };
+    let watched =
+        Watched { job: &job, inputs: &inputs, feeds: outputs.feeds(), streams: streams.as_ref(), rows: Cell::new(0) };
     let outcome = watch_over(watched, refused, &caught_up, Watchdog::new(patience)).await;
     info!("stopping");
     if let Some(streams) = &streams {
