@@ -139,6 +139,8 @@ pub(super) struct State {
     pub versions: u64,
     /// Streams, or new versions of them, that are on their way.
     pub building: BTreeMap<String, Arc<Building>>,
+    /// Streams of an earlier start that are not built again yet.
+    pub again: BTreeMap<String, Relation>,
 }
 
 /// The derived streams of a process.
