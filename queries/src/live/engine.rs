@@ -20,7 +20,7 @@ use super::command::{Commands, Start};
 use super::feed::{Feed, Past};
 use super::keep::{Change, Content, Held, Keeper};
 use super::send::{Sent, Ways};
-use crate::catalog::{Catalog, File, Problem, View};
+use crate::catalog::{Catalog, File, Problem, Relation, View};
 use crate::plan::{Kind, Node};
 use crate::readers::{self, Reader, Sieve};
 use crate::reads::SystemTable;
