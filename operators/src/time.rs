@@ -113,6 +113,13 @@ impl PartitionClock {
         (tick, exception)
     }
 
+    /// The tick of a record that was given this one when it was read before.
+    pub fn repeat(&mut self, tick: Tick) -> Tick {
+        self.last = self.last.max(self.frontier).max(tick);
+        self.frontier = self.last;
+        self.last
+    }
+
     /// Tells that every record appended before `append_ms` has been seen; the frontier moves to the smallest tick
     /// that a later record can have. Returns the frontier.
     pub fn idle_until(&mut self, append_ms: u64) -> Tick {

@@ -20,6 +20,7 @@ mod merge;
 mod recovery;
 mod storage;
 mod store;
+mod transfer;
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! is wrong and nothing was begun. What a command answers goes to standard output, everything else to standard error.
 
 mod check;
+mod checkpoint;
 mod history;
 mod ingest;
 mod reference;
@@ -86,6 +87,13 @@ Examples:
   haulstream history --format csv \"SELECT to_timestamp_millis(window_start) AS minute, * FROM company_minute\"
 Only SELECT is answered. Memory, rows and time of a question are limited by the options of the section [history].")]
     History(history::Arguments),
+    /// Checkpoints: list, show and check them, take one to another directory and bring it back.
+    #[command(after_help = "\
+Examples:
+  haulstream checkpoint list                   the checkpoints of the data directory, the newest first
+  haulstream checkpoint verify --data /var/lib/haulstream
+  haulstream checkpoint export /backup/monday")]
+    Checkpoint(checkpoint::Arguments),
     /// Derived streams in SQL: check, explain and test them, and show which reads which.
     #[command(after_help = "\
 Examples:
@@ -193,6 +201,7 @@ pub fn main() -> ExitCode {
         Command::Topics(arguments) => topics::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::History(arguments) => history::run(&arguments),
+        Command::Checkpoint(arguments) => checkpoint::run(&arguments),
         Command::Sql(arguments) => sql::run(&arguments),
         Command::Reference(arguments) => reference::run(&arguments),
     };

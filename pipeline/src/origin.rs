@@ -7,22 +7,33 @@ use std::time::Duration;
 
 use operators::record::Stream;
 use operators::time::Tick;
-use sources::delivery::Sender;
+use sources::delivery::{Outlet, Sender};
 use sources::kafka::KafkaLog;
 use sources::log::{AssignedPartitions, EmbeddedLog};
-use sources::reader::{self, Assigned, Reader};
+use sources::reader::{self, Assigned, PartitionedLog, Reader, Repeats};
 use sources::{Cursor, SourceError};
 
 use crate::cut::Lane;
 use crate::job::Origin;
 
 /// Where a job goes on; by default at the beginning of every partition.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct From {
     /// First offset of each partition that was read before.
     pub positions: BTreeMap<Lane, i64>,
     /// No row gets a tick before this one.
     pub floor: Tick,
+    /// Ticks that records had when they were read before, and where new ones are noted.
+    pub repeats: Option<Repeats>,
+}
+
+impl From {
+    fn repeating<L: PartitionedLog, O: Outlet>(&self, reader: Reader<L, O>) -> Reader<L, O> {
+        match &self.repeats {
+            Some(repeats) => reader.repeating(repeats.clone()),
+            None => reader,
+        }
+    }
 }
 
 /// The topics of the embedded log.
@@ -53,7 +64,7 @@ impl Origin for Embedded {
             }
         }
         let partitions = AssignedPartitions::new(self.log.clone(), assigned)?;
-        let reader = Reader::new(partitions, outlet, self.options.clone(), stop);
+        let reader = self.from.repeating(Reader::new(partitions, outlet, self.options.clone(), stop));
         let reader = reader.carrying(self.topics.iter().map(|(stream, _)| *stream));
         match &self.until {
             Some(ends) => reader.until(ends).run(),
@@ -103,7 +114,7 @@ impl Origin for Kafka {
             }
         };
         let ends = if self.bounded { Some(log.ends()?) } else { None };
-        let reader = Reader::new(log, outlet, self.options.clone(), stop);
+        let reader = self.from.repeating(Reader::new(log, outlet, self.options.clone(), stop));
         let reader = reader.carrying(self.topics.iter().map(|(stream, _)| *stream));
         match ends {
             Some(ends) => reader.until(&ends).run(),

@@ -58,6 +58,8 @@ pub struct Progress {
     pub in_flight_rows: AtomicU64,
     /// Rows taken in since the start.
     pub rows: AtomicU64,
+    /// Rounds of the loop since the start.
+    pub rounds: AtomicU64,
 }
 
 /// Everything one worker's loop needs.
@@ -195,6 +197,7 @@ impl<I: Intake> Loop<I> {
             self.progress.frontier.store(frontier, Ordering::Release);
             self.progress.in_flight_rows.store(in_flight.rows as u64, Ordering::Relaxed);
             rounds += 1;
+            self.progress.rounds.store(rounds, Ordering::Relaxed);
             if rounds.is_multiple_of(256) {
                 (self.report)(&self.counters);
             }

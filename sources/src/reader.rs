@@ -5,6 +5,7 @@
 //! [`operators::time::Exception`], which are counted). A partition that is ahead is not polled, so that memory is bounded
 //! by what one partition may be ahead of another.
 
+mod journal;
 mod measure;
 mod partition;
 
@@ -20,6 +21,7 @@ use serde::Deserialize;
 
 use crate::codec::Record;
 use crate::delivery::{Cursor, Delivery, Outlet, SourceError};
+pub use journal::{Journal, Repeats, Ticks};
 use measure::Measure;
 use partition::{Partition, State};
 
@@ -155,6 +157,7 @@ pub struct Reader<L, O, C = SystemClock> {
     sent: BTreeMap<Stream, Option<Tick>>,
     /// Streams that the worker waits for beside those of the main job.
     declared: Vec<Stream>,
+    journal: Option<Arc<dyn Journal>>,
     /// Places in `partitions`, in the order in which the round polls them.
     order: Vec<usize>,
     measure: Measure,
@@ -175,6 +178,7 @@ impl<L: PartitionedLog, O: Outlet, C: Clock> Reader<L, O, C> {
             broker: BrokerClock::new(options.slack_ms_min, options.slack_ms_max),
             sent: partitions.iter().map(|p| (p.stream, Some(0))).collect(),
             declared: Vec::new(),
+            journal: None,
             order: Vec::with_capacity(partitions.len()),
             measure: Measure::new(log.assigned()),
             log,
@@ -184,6 +188,18 @@ impl<L: PartitionedLog, O: Outlet, C: Clock> Reader<L, O, C> {
             stop,
             partitions,
         }
+    }
+
+    /// Gives records that were read before the ticks that they had then, and notes those that could not be found again.
+    #[must_use]
+    pub fn repeating(mut self, repeats: Repeats) -> Self {
+        for (partition, assigned) in self.partitions.iter_mut().zip(self.log.assigned()) {
+            let known = repeats.known.get(&(assigned.topic.to_string(), assigned.partition));
+            partition.known =
+                known.map(|known| known.range(assigned.offset..).map(|(&at, &tick)| (at, tick)).collect());
+        }
+        self.journal = Some(repeats.journal);
+        self
     }
 
     /// Tells the worker also of these streams that there are none, where no partition of theirs is read here.
@@ -285,6 +301,10 @@ impl<L: PartitionedLog, O: Outlet, C: Clock> Reader<L, O, C> {
             partition.take(&record, broker_ms, &mut batch);
             if batch.bytes >= bytes_max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        if let Some(journal) = self.journal.as_ref().filter(|_| !batch.late.is_empty()) {
+            let assigned = &self.log.assigned()[index];
+            journal.note(&assigned.topic, assigned.partition, &batch.late)?;
+        }
         let ended = partition.state == State::Ended || partition.is_past_end(partition.next);
         let stream = partition.stream;
         let decoded = partition.decoder.finish();

@@ -17,7 +17,7 @@
 mod read;
 mod write;
 
-pub(super) use read::{FileRun, check};
+pub(super) use read::{FileRun, check, copy};
 pub(super) use write::FileWriter;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};

@@ -70,12 +70,18 @@ pub struct Saved {
     pub left_undone: Vec<CheckpointError>,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self { keep: 3, compact_beside: true }
+    }
+}
+
 /// A directory of checkpoints that this process writes to, and no other.
 #[derive(Debug)]
 pub struct Store {
-    archive: Archive,
+    pub(super) archive: Archive,
     options: Options,
-    generation: u64,
+    pub(super) generation: u64,
     /// Number of the next checkpoint, and of the next file.
     sequence: u64,
     file: u64,
@@ -176,8 +182,7 @@ impl Store {
         nodes: &[NodeState],
         changes: Vec<Changes>,
     ) -> Result<Saved, CheckpointError> {
-        let sequence = self.sequence;
-        self.sequence += 1;
+        let sequence = self.next_sequence(0);
         let nodes = self.keep_pending(nodes, changes, sequence)?;
         let saved = self.save_pending(moment, nodes, sequence);
         if saved.is_err() && self.pending.len() > PENDING_MAX {
@@ -317,7 +322,7 @@ impl Store {
         Ok(Some(DataFile { name, bytes, checksum, records, base: false, from: sequence, to: sequence }))
     }
 
-    fn put_manifest(&mut self, manifest: Manifest) -> Result<(), CheckpointError> {
+    pub(super) fn put_manifest(&mut self, manifest: Manifest) -> Result<(), CheckpointError> {
         self.put(MANIFESTS, &manifest_name(manifest.sequence), manifest.to_text().as_bytes())?;
         let names = manifest.files.iter().map(|file| file.name.clone()).collect();
         self.named.insert(manifest.sequence, Some(names));
@@ -367,8 +372,8 @@ impl Store {
                 Some(manifest.files.into_iter().map(|file| file.name).collect())
             });
         }
-        let good = self.named.iter().rev().filter(|(_, files)| files.is_some()).map(|(sequence, _)| *sequence);
-        let Some(oldest) = good.skip(self.options.keep.max(1) - 1).next() else { return Ok(()) };
+        let mut good = self.named.iter().rev().filter(|(_, files)| files.is_some()).map(|(sequence, _)| *sequence);
+        let Some(oldest) = good.nth(self.options.keep.max(1) - 1) else { return Ok(()) };
         let kept = self.named.split_off(&oldest);
         let old: Vec<String> = std::mem::replace(&mut self.named, kept).into_keys().map(manifest_name).collect();
         self.remove(MANIFESTS, &old)?;
@@ -383,7 +388,14 @@ impl Store {
         self.remove(FILES, &orphans)
     }
 
-    fn next_name(&mut self) -> String {
+    /// A number that none has yet, at least this one.
+    pub(super) fn next_sequence(&mut self, least: u64) -> u64 {
+        let sequence = self.sequence.max(least);
+        self.sequence = sequence.saturating_add(1);
+        sequence
+    }
+
+    pub(super) fn next_name(&mut self) -> String {
         self.file += 1;
         data_name(self.generation, self.file)
     }

@@ -30,6 +30,8 @@ pub struct Config {
     pub window: Window,
     /// Changes on their way to the edge and to Kafka.
     pub conflate: Conflate,
+    /// What is remembered over a restart.
+    pub checkpoint: Checkpoint,
     /// Names of the topics.
     pub topics: Topics,
     /// How topics are made in Kafka.
@@ -46,8 +48,6 @@ pub struct Config {
     pub sinks: Sinks,
     /// Results in Kafka.
     pub kafka_sink: KafkaSink,
-    /// What is saved of the program.
-    pub checkpoint: Checkpoint,
     /// History as Parquet files.
     pub parquet: Parquet,
     /// What one question to the history may take.
@@ -64,30 +64,6 @@ pub struct Config {
     pub clickhouse: ClickHouse,
     /// The program's own log lines.
     pub logging: crate::logging::Options,
-}
-
-impl Config {
-    /// Where the checkpoints are.
-    #[must_use]
-    pub fn checkpoint_directory(&self) -> PathBuf {
-        match self.checkpoint.directory.as_str() {
-            "" => self.run.data.join("checkpoints"),
-            directory => directory.into(),
-        }
-    }
-}
-
-/// What is saved of the program.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Checkpoint {
-    /// Whether there are checkpoints.
-    pub enabled: bool,
-    /// Where they are; empty for a directory of the data.
-    pub directory: String,
-    /// Milliseconds between two.
-    pub every_ms: u64,
-    /// How many are kept.
-    pub keep: usize,
 }
 
 /// Section `run`.
@@ -107,6 +83,8 @@ pub struct Run {
     pub channel_bytes_max: usize,
     /// Milliseconds that the sinks may take to write what is left when the process stops.
     pub drain_ms_max: u64,
+    /// Milliseconds after which a dataflow that hangs ends the process.
+    pub stuck_ms_max: u64,
 }
 
 /// Section `sql`.
@@ -216,6 +194,19 @@ pub struct Window {
 pub struct Conflate {
     /// Milliseconds over which the changes of a vehicle become one.
     pub window_ms: u64,
+}
+
+/// Section `checkpoint`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Checkpoint {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Directory for them, within that of the process.
+    pub directory: PathBuf,
+    /// Milliseconds from one to the next.
+    pub every_ms: u64,
+    /// How many are kept.
+    pub keep: usize,
 }
 
 /// Section `edge`.
@@ -442,6 +433,14 @@ pub struct ClickHouse {
     /// How it is written.
     #[serde(flatten)]
     pub options: sinks::clickhouse::Options,
+}
+
+impl Config {
+    /// The directory of the checkpoints.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.run.data.join(&self.checkpoint.directory)
+    }
 }
 
 #[cfg(test)]

@@ -31,16 +31,19 @@ pub enum Met {
     Streams,
     /// When the configuration is read or checked.
     Configuration,
+    /// When the process starts, or ends by itself.
+    Process,
 }
 
 impl Met {
-    const ALL: [(Met, &'static str); 6] = [
+    const ALL: [(Met, &'static str); 7] = [
         (Met::Records, "Records: answers of the gate, and dead letters"),
         (Met::Http, "HTTP requests"),
         (Met::Edge, "Live edge: snapshot and WebSocket"),
         (Met::Sql, "Questions: SQL, and the paths of views"),
         (Met::Streams, "Derived streams"),
         (Met::Configuration, "Configuration"),
+        (Met::Process, "The process: its start from a checkpoint, and its end"),
     ];
 }
 
@@ -343,6 +346,45 @@ pub const ERRORS: &[ErrorCode] = &[
         "auth_failed",
         Met::Configuration,
         "`check --connect`: a service does not let us in: user or password is wrong.",
+    ),
+    error(
+        "checkpoint_log",
+        Met::Process,
+        "The checkpoint is of another log or cluster: name the one it was made from, or another `checkpoint.directory`.",
+    ),
+    error(
+        "checkpoint_topic",
+        Met::Process,
+        "A topic was deleted and made anew, so its offsets mean other records: choose another `checkpoint.directory`.",
+    ),
+    error("checkpoint_partition", Met::Process, "A partition that was read is gone: was its topic made anew?"),
+    error(
+        "checkpoint_lost",
+        Met::Process,
+        "The log dropped records before they were read; the message tells which and how many. Restore the log, or choose another \
+         `checkpoint.directory` to go on with what is left.",
+    ),
+    error(
+        "checkpoint_ahead",
+        Met::Process,
+        "The log ends before what was read of it: it lost records, or is another one.",
+    ),
+    error(
+        "checkpoint_rules",
+        Met::Process,
+        "State was made with other settings (such as those of `window`) or by another version: set them back, or choose another \
+         `checkpoint.directory` to make it anew from the log.",
+    ),
+    error(
+        "dataflow_stuck",
+        Met::Process,
+        "A worker has not come back from its operators within `run.stuck_ms_max`, and the process has ended: look for a derived stream \
+         whose query takes too much.",
+    ),
+    error(
+        "frontier_stands",
+        Met::Process,
+        "Rows wait, no sink holds them, and the frontier has stood still for `run.stuck_ms_max`: the process has ended. This is a bug.",
     ),
 ];
 

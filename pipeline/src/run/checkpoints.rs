@@ -3,7 +3,7 @@
 //! Invariant: a checkpoint is saved only when every sink has everything before its tick, so what comes after it is all that a start
 //! has to do again; and what a save that failed had is in the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -15,6 +15,7 @@ use metrics::{counter, gauge, histogram};
 use operators::record::Stream;
 use operators::time::Tick;
 use sinks::run::Feed;
+use sources::reader::{Repeats, Ticks};
 use tracing::{error, info, warn};
 
 use super::inputs::Inputs;
@@ -23,6 +24,7 @@ use crate::checkpoint::{Changes, LogIdentity, Moment, NodeState, Options, Positi
 use crate::config::Config;
 use crate::cut::{Cut, Lane};
 use crate::job::{Durability, Share};
+use crate::journal::TickJournal;
 use crate::metrics::Checkpointing as Metric;
 use crate::origin::From;
 use crate::resume::{self, Decision, Facts};
@@ -44,6 +46,9 @@ pub struct Checkpoints {
     tick: Tick,
     positions: BTreeMap<Lane, i64>,
     shares: Vec<Share>,
+    journal: Arc<TickJournal>,
+    ticks: Arc<Ticks>,
+    keep: usize,
 }
 
 impl Checkpoints {
@@ -57,7 +62,7 @@ impl Checkpoints {
         }
         let started = Instant::now();
         let options = Options { keep: config.checkpoint.keep, compact_beside: true };
-        let store = Store::open(&config.checkpoint_directory(), options).map_err(|why| why.to_string())?;
+        let store = Store::open(&config.checkpoints(), options).map_err(|why| why.to_string())?;
         for why in &store.newest().passed_over {
             warn!(%why, "a checkpoint is not used");
         }
@@ -72,6 +77,10 @@ impl Checkpoints {
         let all = states.iter().chain(tables.iter().map(|table| &table.node)).cloned().collect();
         let facts = Facts { newest: store.newest().manifest.clone(), log: log.clone(), ranges, states: all };
         let workers = config.run.workers;
+        let names: Vec<String> = topics.iter().map(|(_, topic)| topic.clone()).collect();
+        let place = config.checkpoints().join("journal");
+        let opened = TickJournal::open(&place, store.generation(), &names);
+        let (journal, ticks) = opened.map_err(|why| format!("the journal in {}: {why}", place.display()))?;
         let mut this = Self {
             every: Duration::from_millis(config.checkpoint.every_ms),
             workers,
@@ -83,6 +92,9 @@ impl Checkpoints {
             tick: 0,
             positions: BTreeMap::new(),
             shares: vec![Share::default(); workers],
+            journal: Arc::new(journal),
+            ticks: Arc::new(ticks),
+            keep: config.checkpoint.keep,
             store,
         };
         match resume::decide(&facts) {
@@ -102,7 +114,8 @@ impl Checkpoints {
 
     /// Where the job goes on: everything before its tick was done by an earlier start.
     pub fn from(&self) -> From {
-        From { positions: self.positions.clone(), floor: self.tick }
+        let repeats = Repeats { known: self.ticks.clone(), journal: self.journal.clone() };
+        From { positions: self.positions.clone(), floor: self.tick, repeats: Some(repeats) }
     }
 
     /// Starts saving what the job cuts, once these sinks have it.
@@ -127,6 +140,9 @@ impl Checkpoints {
             received,
             ordered,
             ending: ending.clone(),
+            journal: self.journal,
+            keep: self.keep,
+            saved: VecDeque::new(),
             waiting: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("checkpoints".into()).spawn(move || work.run());
@@ -192,6 +208,10 @@ struct Work {
     received: Receiver<Cut>,
     ordered: Receiver<Order>,
     ending: Arc<AtomicBool>,
+    journal: Arc<TickJournal>,
+    keep: usize,
+    /// Ticks of the newest checkpoints of this start.
+    saved: VecDeque<Tick>,
     /// What was cut and is not saved yet, the oldest first.
     waiting: Vec<Whole>,
 }
@@ -292,6 +312,14 @@ impl Work {
             self.states.iter().chain(self.tables.iter().map(|table| &table.node)).cloned().collect();
         match self.store.save(moment, &nodes, changes) {
             Ok(saved) => {
+                self.saved.push_back(tick);
+                // One that is kept may still be gone on from.
+                while self.saved.len() > self.keep {
+                    self.saved.pop_front();
+                }
+                if self.saved.len() == self.keep {
+                    self.journal.forget(self.saved.front().copied().unwrap_or(0));
+                }
                 saved.left_undone.iter().for_each(|why| warn!(%why, "old files of checkpoints stay for now"));
                 counter!(Metric::Records.name()).increment(saved.records);
                 counter!(Metric::Bytes.name()).increment(saved.bytes);

@@ -189,6 +189,11 @@ impl Inputs {
         Ok(Gate::new(log, topic, self.declared.clone(), options, system_clock()))
     }
 
+    /// Whether the log is the process's own.
+    pub fn is_embedded(&self) -> bool {
+        self.log.is_some()
+    }
+
     /// What went wrong beside the job, if something did.
     pub fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -8,11 +8,13 @@ pub mod settings;
 mod streams;
 mod tell;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sinks::edge::Edge;
+use sinks::run::Feed;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 use warp::Filter;
@@ -20,6 +22,8 @@ use warp::Filter;
 use crate::admin::{self, Readiness};
 use crate::config::{Config, Source};
 use crate::job::Job;
+use crate::watchdog::{Sample, Watchdog};
+use crate::worker::Progress;
 use crate::{metrics, schema};
 
 use checkpoints::{Checkpoints, Saving};
@@ -93,7 +97,10 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     info!(%addr, workers = config.run.workers, source = ?config.run.source, sinks = outputs.names(), "running");
     ready(addr);
 
-    let outcome = watch_over(&job, &inputs, streams.as_ref(), refused, &caught_up).await;
+    let patience = Duration::from_millis(config.run.stuck_ms_max);
+    let watched =
+        Watched { job: &job, inputs: &inputs, feeds: outputs.feeds(), streams: streams.as_ref(), rows: Cell::new(0) };
+    let outcome = watch_over(watched, refused, &caught_up, Watchdog::new(patience)).await;
     info!("stopping");
     if let Some(streams) = &streams {
         streams.engine().stop();
@@ -139,15 +146,43 @@ async fn cut(saving: Saving, deadline: Duration) -> Result<Saving, String> {
     tokio::task::spawn_blocking(cut).await.map_err(|why| why.to_string())
 }
 
+/// What is watched while the process runs.
+struct Watched<'a> {
+    job: &'a Job,
+    inputs: &'a Inputs,
+    feeds: Vec<Feed>,
+    streams: Option<&'a Streams>,
+    /// Rows that the workers had taken in at the last look.
+    rows: Cell<u64>,
+}
+
+impl Watched<'_> {
+    /// What hangs, if something does.
+    fn hang(&self, watchdog: &mut Watchdog) -> Option<String> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let sample = |progress: &Arc<Progress>| Sample {
+            rounds: progress.rounds.load(Relaxed),
+            frontier: progress.frontier.load(Relaxed),
+            in_flight: progress.in_flight_rows.load(Relaxed),
+        };
+        let samples: Vec<Sample> = self.job.progress().iter().map(sample).collect();
+        let rows = self.job.progress().iter().map(|progress| progress.rows.load(Relaxed)).sum();
+        // A cluster that is away holds some partitions and not others.
+        let away = !self.inputs.is_embedded() && self.rows.replace(rows) == rows;
+        let excused = away || self.feeds.iter().any(|feed| feed.is_full() || feed.trouble().is_some());
+        watchdog.look(Instant::now(), &samples, excused)
+    }
+}
+
 /// Waits for a reason to stop.
 async fn watch_over(
-    job: &Job,
-    inputs: &Inputs,
-    streams: Option<&Streams>,
+    watched: Watched<'_>,
     mut refused: mpsc::Receiver<sinks::run::Fatal>,
     caught_up: &admin::Condition,
+    mut watchdog: Watchdog,
 ) -> Result<(), String> {
     use tokio::signal::unix::{SignalKind, signal};
+    let Watched { job, inputs, streams, .. } = watched;
     let mut terminate = signal(SignalKind::terminate()).map_err(|why| format!("cannot wait for signals: {why}"))?;
     let mut look = tokio::time::interval(LOOK);
     loop {
@@ -163,6 +198,11 @@ async fn watch_over(
                 }
                 if let Some(why) = inputs.failure() {
                     return Err(why);
+                }
+                if let Some(why) = watched.hang(&mut watchdog) {
+                    // Nobody could stop what hangs: the next start goes on from the last checkpoint.
+                    error!(%why, "the process ends");
+                    std::process::abort();
                 }
                 if let Some(streams) = streams {
                     streams.look();

@@ -38,13 +38,14 @@ impl Fleet {
             kafka().create_topic(&name, PARTITIONS, telemetry);
             topics.insert("telemetry", name);
         }
+        let folder = TempDir::new().expect("a directory");
         let named: String = topics.iter().map(|(name, topic)| format!("{name} = \"{topic}\"\n")).collect();
         let text = format!(
-            "[run]\nsource = \"kafka\"\n[topics]\n{named}[kafka]\nbrokers = \"{}\"\n[kafka_sink]\nenabled = true\n\
-             enriched = true\n[parquet]\nenabled = false\n",
+            "[run]\nsource = \"kafka\"\ndata = \"{}/data\"\n[topics]\n{named}[kafka]\nbrokers = \"{}\"\n[kafka_sink]\n\
+             enabled = true\nenriched = true\n[parquet]\nenabled = false\n",
+            folder.path().display(),
             kafka().bootstrap()
         );
-        let folder = TempDir::new().expect("a directory");
         let file = folder.path().join("fleet.toml");
         std::fs::write(&file, text).expect("a configuration file");
         let program = Program::start(&["--config", file.to_str().expect("a plain path")]);

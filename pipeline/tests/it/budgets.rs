@@ -16,10 +16,10 @@ const GOOD: &str = "CREATE MATERIALIZED VIEW good AS SELECT count(*) AS n FROM t
 const CROSS_JOIN: &str = "CREATE MATERIALIZED VIEW pairs WITH (memory = '60 MB') AS
     WITH k AS (SELECT vehicle_id, plate, coalesce(NULLIF(1, length(vehicle_id) + 2), 1) AS k FROM vehicles)
     SELECT a.vehicle_id AS a, b.vehicle_id AS b, c.plate FROM k a JOIN k b ON a.k = b.k JOIN k c ON c.k = b.k";
-const ARRAY: &str = "CREATE MATERIALIZED VIEW everything WITH (memory = '2 MB', retention = '7 days') AS
+const ARRAY: &str = "CREATE MATERIALIZED VIEW everything WITH (memory = '6 MB', retention = '7 days') AS
     SELECT company_id, date_bin(interval '1 day', ts) AS day, array_agg(device_id || ' at ' || CAST(ts AS text)) AS fixes
     FROM telemetry_enriched GROUP BY 1, 2";
-const TEXT: &str = "CREATE MATERIALIZED VIEW novel WITH (memory = '2 MB') AS
+const TEXT: &str = "CREATE MATERIALIZED VIEW novel WITH (memory = '6 MB') AS
     SELECT kind, string_agg(text, ', ') AS text FROM (
         SELECT 'k' AS kind, device_id || ' at ' || CAST(ts AS text) AS text FROM telemetry
         WHERE arrived_at > now() - interval '1 hour') GROUP BY kind";
@@ -54,7 +54,9 @@ async fn figure(running: &Running, line: &str) -> Option<f64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_take_too_much_are_suspended_alone() {
     let directory = tempfile::tempdir().expect("a directory");
-    let running = Running::start_with(directory.path(), "", "time_window_ms = 1000\n");
+    // So fast that what grows passes its budget soon, and so large a budget that an answer comes before.
+    let options = "[simulator]\nvehicles = 200\nrate_per_s = 2000.0\n[sql]\ntime_window_ms = 1000\n";
+    let running = Running::with(directory.path(), options);
     running.wait_for("vehicles are there", "SELECT count(*) FROM vehicles", |n| n == "200");
     running.add(GOOD).await;
 

@@ -40,7 +40,7 @@ fn json(text: &str) -> Value {
 #[test]
 fn help_and_mistakes_on_the_command_line() {
     let help = done(&["--help"]);
-    for command in ["run", "ingest", "simulate", "topics", "check", "history", "sql"] {
+    for command in ["run", "ingest", "simulate", "topics", "check", "history", "checkpoint", "sql"] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         assert!(done(&[command, "--help"]).contains("Examples:"), "{command}");
     }

@@ -56,9 +56,16 @@ impl Installation {
         self.folder().join("fleet.toml")
     }
 
+    /// Starts the program.
+    pub fn started(&self) -> Program {
+        let data = self.folder().join("data");
+        let arguments = [&self.file(), &data].map(|path| path.to_str().expect("a plain path").to_owned());
+        Program::start(&["--config", &arguments[0], "--data", &arguments[1]])
+    }
+
     /// Starts the program and waits until it is ready.
     pub async fn start(&self) -> Program {
-        let program = Program::start(&["--config", self.file().to_str().expect("a plain path")]);
+        let program = self.started();
         let ready = format!("{}/readyz", program.url);
         wait_until_async(Duration::from_secs(60), "readiness", async || {
             reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success())

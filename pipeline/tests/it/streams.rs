@@ -10,7 +10,7 @@ use reqwest::{Client, Method};
 use serde_json::Value;
 
 use crate::program::Program;
-use crate::services::psql::psql;
+use crate::services::psql::{Said, psql};
 use crate::services::wait_until;
 
 const PER_COMPANY: &str = "CREATE MATERIALIZED VIEW per_company WITH (key = 'company_id') AS
@@ -87,15 +87,24 @@ impl Running {
 
     /// What `psql` answers, in a form for programs.
     pub fn sql(&self, sql: &str) -> String {
-        let said = psql(self.postgres, None, &["-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+        let said = self.said(sql);
         assert!(said.good, "{sql}: {said:?}");
         said.out.trim().to_owned()
+    }
+
+    fn said(&self, sql: &str) -> Said {
+        psql(self.postgres, None, &["-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
     }
 
     pub fn wait_for(&self, what: &str, sql: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut answer = String::new();
         wait_until(Duration::from_secs(60), what, || {
-            answer = self.sql(sql);
+            let said = self.said(sql);
+            if said.err.contains("is being built again") {
+                return false;
+            }
+            assert!(said.good, "{sql}: {said:?}");
+            answer = said.out.trim().to_owned();
             wanted(&answer)
         });
         answer

@@ -3,6 +3,7 @@
 //!
 //! Invariant: what a stream reads is there before it is built, and one that cannot be built keeps back only those that read it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -20,18 +21,24 @@ impl Engine {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn build_again(self: &Arc<Self>, files: &[File]) -> Result<JoinHandle<()>, Vec<Problem>> {
-        let mut texts = Vec::new();
+        let (mut texts, mut again) = (Vec::new(), BTreeMap::new());
         let problems = self.catalog().load_each(files, |view| {
             texts.push((view.relation.name.clone(), view.declaration.text.clone()));
+            if view.declaration.materialized {
+                again.insert(view.relation.name.clone(), view.relation.clone());
+            }
             Ok(())
         });
         if !problems.is_empty() {
             return Err(problems);
         }
+        self.state().again = again;
         let engine = self.clone();
         Ok(tokio::spawn(async move {
             for (stream, text) in texts {
-                match engine.add(&text, History::All, true).await {
+                let added = engine.add(&text, History::All, true).await;
+                engine.state().again.remove(&stream);
+                match added {
                     Ok(_) => tracing::info!(stream, "built again"),
                     Err(why) => tracing::warn!(stream, code = why.code, why = why.message, "not built again"),
                 }

@@ -20,7 +20,7 @@ use super::command::{Commands, Start};
 use super::feed::{Feed, Past};
 use super::keep::{Change, Content, Held, Keeper};
 use super::send::{Sent, Ways};
-use crate::catalog::{Catalog, File, Problem, View};
+use crate::catalog::{Catalog, File, Problem, Relation, View};
 use crate::plan::{Kind, Node};
 use crate::readers::{self, Reader, Sieve};
 use crate::reads::SystemTable;
@@ -139,6 +139,8 @@ pub(super) struct State {
     pub versions: u64,
     /// Streams, or new versions of them, that are on their way.
     pub building: BTreeMap<String, Arc<Building>>,
+    /// Streams of an earlier start that are not built again yet.
+    pub again: BTreeMap<String, Relation>,
 }
 
 /// The derived streams of a process.

@@ -122,6 +122,9 @@ impl Relations for Engine {
         let tables = catalog.relations().filter(|relation| relation.kind == Rows::Table);
         // What is on its way is not there yet.
         let running: Vec<String> = self.state().running.keys().cloned().collect();
+        // What was there at an earlier start is known, and cannot be read yet.
+        let again: Vec<crate::catalog::Relation> = self.state().again.values().cloned().collect();
+        let again = again.iter().filter(|relation| relation.kind == Rows::Table && !running.contains(&relation.name));
         let views = catalog.views().filter(|view| running.contains(&view.relation.name));
         let views = views.filter(|view| view.relation.kind == Rows::Table);
         let system = |name: &str, schema: SchemaRef, key: &str| Relation {
@@ -133,6 +136,7 @@ impl Relations for Engine {
         };
         let mut all: Vec<Relation> = tables.map(|relation| public(relation, Kind::Table)).collect();
         all.extend(views.map(|view| public(&view.relation, Kind::View)));
+        all.extend(again.map(|relation| public(relation, Kind::View)));
         all.push(system("streams", streams_schema(), "name"));
         all.push(system("errors", errors_schema(), "stream"));
         all.push(system("late_rows", late_schema(), "stream"));
@@ -172,6 +176,10 @@ impl Relations for Engine {
     fn why_not(&self, name: &Name) -> Option<Refusal> {
         let state = self.state();
         let mine = name.namespace == PUBLIC;
+        if mine && state.again.contains_key(&name.name) {
+            let message = format!("{} is being built again from the log since the process started", name.name);
+            return Some(Refusal::new("stream_building", message).hint("ask again; sql list tells how far it is"));
+        }
         let stream = state.running.get(&name.name).and_then(|running| running.watch.suspended());
         let table = self.bases.get(&name.name).and_then(|held| held.given_up());
         let suspended = stream.or(table).filter(|_| mine)?;

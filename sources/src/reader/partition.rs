@@ -1,7 +1,9 @@
 //! What a reader keeps of one partition: its clock, its decoder, how far it was read.
 
+use std::collections::BTreeMap;
+
 use operators::record::Stream;
-use operators::time::{Exception, PartitionClock};
+use operators::time::{Exception, PartitionClock, Tick};
 
 use super::{Assigned, Options};
 use crate::codec::{Decoder, Record};
@@ -25,6 +27,8 @@ pub(super) struct Tally {
     /// Codes of refused records, and of exceptions of time.
     pub rejected: Vec<&'static str>,
     pub exceptions: Vec<Exception>,
+    /// Offsets and ticks of records whose tick is not that of their append time.
+    pub late: Vec<(i64, Tick)>,
 }
 
 pub(super) struct Partition {
@@ -34,6 +38,8 @@ pub(super) struct Partition {
     pub state: State,
     /// Offset after the last record read.
     pub next: i64,
+    /// Ticks by offset of records that were read before, if any is left.
+    pub known: Option<BTreeMap<i64, Tick>>,
     /// First offset not to be read, if the reader is to end.
     end: Option<i64>,
 }
@@ -48,6 +54,7 @@ impl Partition {
             decoder: Decoder::new(assigned.stream, assigned.topic.clone(), assigned.partition),
             state: State::Behind,
             next: assigned.offset,
+            known: None,
             end: None,
         }
     }
@@ -68,8 +75,20 @@ impl Partition {
     }
 
     pub fn take(&mut self, record: &Record<'_>, broker_ms: u64, tally: &mut Tally) {
-        let (tick, exception) = self.clock.assign(record.append_ms, broker_ms);
-        tally.exceptions.extend(exception);
+        let tick = match self.known.as_mut().and_then(|known| known.remove(&record.offset)) {
+            Some(tick) => self.clock.repeat(tick),
+            None => {
+                let (tick, exception) = self.clock.assign(record.append_ms, broker_ms);
+                if let Some(exception) = exception {
+                    tally.exceptions.push(exception);
+                    tally.late.push((record.offset, tick));
+                }
+                tick
+            }
+        };
+        if self.known.as_ref().is_some_and(BTreeMap::is_empty) {
+            self.known = None;
+        }
         tally.rejected.extend(self.decoder.push(record, tick).err());
         tally.records += 1;
         tally.bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);

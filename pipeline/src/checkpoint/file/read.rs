@@ -11,7 +11,7 @@ use super::*;
 use crate::checkpoint::changes::Record;
 use crate::checkpoint::manifest::DataFile;
 use crate::checkpoint::merge::Run;
-use crate::checkpoint::storage::Storage;
+use crate::checkpoint::storage::{Storage, Upload};
 use crate::checkpoint::{CheckpointError, NodeId, VERSION};
 
 /// Bytes that are read at a time where only the checksum is wanted.
@@ -27,11 +27,18 @@ struct Source {
     left: u64,
     /// What the manifest says of the file.
     expected: DataFile,
+    /// Where all that is read is copied to.
+    copy: Option<Box<dyn Upload>>,
 }
 
 impl Source {
     /// Opens the file and reads its header.
-    fn open(storage: &dyn Storage, folder: &str, expected: &DataFile) -> Result<Self, CheckpointError> {
+    fn open(
+        storage: &dyn Storage,
+        folder: &str,
+        expected: &DataFile,
+        copy: Option<Box<dyn Upload>>,
+    ) -> Result<Self, CheckpointError> {
         let name = format!("{folder}/{}", expected.name);
         let path = storage.place(&name);
         let (bytes, input) = match storage.open(&name) {
@@ -45,7 +52,7 @@ impl Source {
             Err(why) => return Err(CheckpointError::storage("read", path, why)),
         };
         let expected = expected.clone();
-        let mut source = Self { input, path, offset: 0, hash: Xxh3::new(), left: bytes, expected };
+        let mut source = Self { input, path, offset: 0, hash: Xxh3::new(), left: bytes, expected, copy };
         source.header(bytes)?;
         if bytes != source.expected.bytes {
             let what = format!("it has {bytes} bytes instead of {}", source.expected.bytes);
@@ -84,6 +91,16 @@ impl Source {
         Ok(())
     }
 
+    fn read_through(&mut self) -> Result<(), CheckpointError> {
+        let mut buffer = vec![0; CHECK_BYTES];
+        while self.left > 0 {
+            let next = CHECK_BYTES.min(usize::try_from(self.left).unwrap_or(CHECK_BYTES));
+            self.fill(&mut buffer[..next])?;
+            self.left -= next as u64;
+        }
+        self.footer(None)
+    }
+
     fn damaged(&self, what: impl Into<String>) -> CheckpointError {
         CheckpointError::damaged(&self.path, self.offset, what)
     }
@@ -93,6 +110,9 @@ impl Source {
             io::ErrorKind::UnexpectedEof => CheckpointError::damaged(&self.path, self.offset, "it ends here"),
             _ => CheckpointError::storage("read", self.path.clone(), why),
         })?;
+        if let Some(copy) = &mut self.copy {
+            copy.write_all(buffer).map_err(|why| CheckpointError::storage("copy", self.path.clone(), why))?;
+        }
         self.hash.update(buffer);
         self.offset += buffer.len() as u64;
         Ok(())
@@ -141,14 +161,23 @@ pub(in crate::checkpoint) fn check(
     folder: &str,
     file: &DataFile,
 ) -> Result<(), CheckpointError> {
-    let mut source = Source::open(storage, folder, file)?;
-    let mut buffer = vec![0; CHECK_BYTES];
-    while source.left > 0 {
-        let next = CHECK_BYTES.min(usize::try_from(source.left).unwrap_or(CHECK_BYTES));
-        source.fill(&mut buffer[..next])?;
-        source.left -= next as u64;
-    }
-    source.footer(None)
+    Source::open(storage, folder, file, None)?.read_through()
+}
+
+/// The same, and writes what it reads to `copy`.
+///
+/// # Errors
+/// It is not as it was written, cannot be read, or the copy cannot be written.
+pub(in crate::checkpoint) fn copy(
+    storage: &dyn Storage,
+    folder: &str,
+    file: &DataFile,
+    copy: Box<dyn Upload>,
+) -> Result<(), CheckpointError> {
+    let mut source = Source::open(storage, folder, file, Some(copy))?;
+    source.read_through()?;
+    let copy = source.copy.take().expect("it was given");
+    copy.finish().map_err(|why| CheckpointError::storage("copy", source.path, why))
 }
 
 /// A file as one of the runs of a merge. It holds one block.
@@ -185,7 +214,7 @@ impl FileRun {
         folder: &str,
         file: &DataFile,
     ) -> Result<Self, CheckpointError> {
-        let source = Source::open(storage, folder, file)?;
+        let source = Source::open(storage, folder, file, None)?;
         let decompressor = Decompressor::new().map_err(|why| CheckpointError::storage("read", &source.path, why))?;
         let mut run = Self {
             source,

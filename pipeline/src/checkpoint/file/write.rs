@@ -54,7 +54,8 @@ impl FileWriter {
     /// Adds a record, which must come after all before.
     pub(in crate::checkpoint) fn push(&mut self, record: &Record<'_>) -> io::Result<()> {
         let new_node = self.node != Some(record.node);
-        let flags = FLAG_NODE * u8::from(new_node) | FLAG_DELETED * u8::from(record.value.is_none());
+        let deleted = record.value.is_none();
+        let flags = if new_node { FLAG_NODE } else { 0 } | if deleted { FLAG_DELETED } else { 0 };
         self.block.push(flags);
         if new_node {
             self.node = Some(record.node);
