@@ -55,9 +55,9 @@ class Report:
         return "\n".join(lines)
 
 
-def judge(of, window_ms):
+def judge(of, window_ms, references_ms):
     report = Report()
-    model = expected.Expected(of, window_ms)
+    model = expected.Expected(of, window_ms, references_ms)
     report.counted("repeated messages left out", model.repeated)
     outputs.Outputs(of, model, report).everything()
     return report
@@ -68,12 +68,13 @@ def main():
     arguments.add_argument("directory")
     arguments.add_argument("--controls", action="store_true", help="plant faults into a good dump")
     arguments.add_argument("--seed", type=int, default=1, help="of the planted faults")
-    arguments.add_argument("--window-ms", type=int, default=250, help="by which a tick may lie off its append time")
+    arguments.add_argument("--window-ms", type=int, default=250, help="by which a message's tick may lie off its append time")
+    arguments.add_argument("--references-ms", type=int, default=1_000, help="the same of a reference record")
     given = arguments.parse_args()
     of = dump.Dump(given.directory)
     if given.controls:
-        sys.exit(controls.run(of, given.seed, lambda changed: judge(changed, given.window_ms)))
-    report = judge(of, given.window_ms)
+        sys.exit(controls.run(of, given.seed, lambda changed: judge(changed, given.window_ms, given.references_ms)))
+    report = judge(of, given.window_ms, given.references_ms)
     print(report.text())
     sys.exit(1 if report.faults else 0)
 

@@ -1,8 +1,10 @@
 """What must come of the input topics: deduplicated messages, last known values, references as they stood, silences.
 
-Times. The program orders by ticks: a record's append time, or a little later if the record came behind the frontier of its
-partition. From outside only the append time is seen, so references may be those that stood at any time within a small window
-around it, and who fell silent is only said where it does not hang on milliseconds.
+Times. The program orders by ticks: a record's append time, or later if the record came behind the frontier of its partition.
+From outside only the append time is seen, so references may be those that stood at any time within a small window around it, and
+who fell silent is only said where it does not hang on milliseconds. A broker that stalls between stamping a record and showing it
+makes ticks lie further off: where the history says so of any message, the window spans from its append time to its tick, for
+everything that happened then. How often, and how far, is in the report. Ticks of references are not seen: their window is wider.
 """
 
 from bisect import bisect_right
@@ -68,8 +70,8 @@ def status(values):
 class Expected:
     """Everything that follows from the inputs alone."""
 
-    def __init__(self, dump, window_ms):
-        self.window = window_ms
+    def __init__(self, dump, window_ms, references_ms):
+        self.window, self.references = window_ms, references_ms
         self.tables = {stream: Timeline() for stream in records.REFERENCES}
         self.refused, self.messages, self.repeated = {}, {}, 0
         self.latest = defaultdict(Latest)
@@ -79,6 +81,8 @@ class Expected:
             for record in dump.topic(stream):
                 self.take_reference(stream, record)
         self.take_telemetry(dump.topic("telemetry"), dump.facts["deduplicate_horizon_ms"])
+        self.late, self.stalls = [], []
+        self.find_stalls(dump.tables["telemetry_history"])
 
     def take_reference(self, stream, record):
         try:
@@ -113,6 +117,36 @@ class Expected:
             self.messages[place] = message
             self.latest[device].take(message, place)
             self.arrivals[device].append(time)
+
+    # Times
+
+    def find_stalls(self, history):
+        for row in history:
+            message = self.messages.get((int(row["partition"]), int(row["offset"])))
+            if message and int(row["tick"]) - message["time"] > self.window:
+                self.late.append((message["time"], int(row["tick"])))
+        for start, end in sorted(self.late):
+            if self.stalls and start <= self.stalls[-1][1] + self.window:
+                self.stalls[-1] = (self.stalls[-1][0], max(self.stalls[-1][1], end))
+            else:
+                self.stalls.append((start, end))
+
+    def around(self, time):
+        """From when to when something may have counted that was appended then."""
+        low, high = time - self.window, time + self.window
+        for start, end in self.stalls:
+            if start - self.window <= time <= end + self.window:
+                low, high = min(low, start - self.window), max(high, end + self.window)
+        return low, high
+
+    def references_around(self, time):
+        """From when to when references may have stood that something shows which counted then. Of theirs no tick is seen."""
+        low, high = self.around(time)
+        return min(low, time - self.references), max(high, time + self.references)
+
+    def is_near(self, time, other):
+        low, high = self.around(time)
+        return low <= other <= high
 
     # References
 
@@ -229,18 +263,19 @@ class Expected:
         """The device's events (kind, since), and whether each of them is certain."""
         changes, happened, certain = self.thresholds(device, default_ms), [], True
         last, online, streak, at = 0, False, 0, 0
-        (since, threshold), margin = changes[0], self.window
+        since, threshold = changes[0]
         steps = [(time, 1, 0) for time in self.arrivals[device]] + [(time, 0, ms) for time, ms in changes[1:]]
         for time, is_arrival, ms in sorted(steps + [(end, 2, 0)]):
             due = max(last + threshold, since)
-            certain = certain and not (last and abs(due - time) <= margin)
+            certain = certain and not (last and self.is_near(time, due))
             if online and due < time:
                 online, streak = False, 0
                 happened.append(("device.offline", last))
             if is_arrival == 0:
                 since, threshold = time, ms
                 # Whether it counted for an arrival just beside it is not seen from outside.
-                near = bisect_right(self.arrivals[device], time + margin) > bisect_right(self.arrivals[device], time - margin)
+                low, high = self.around(time)
+                near = bisect_right(self.arrivals[device], high) > bisect_right(self.arrivals[device], low)
                 certain = certain and (online or not near)
             elif is_arrival == 1:
                 if not online:

@@ -1,34 +1,14 @@
-"""Checks of what was put out against what was expected: topics of results, Redis, ClickHouse."""
+"""Checks of what was put out against what was expected: topics of results, history, windows, positions, clients."""
 
 import json
 from collections import Counter, defaultdict
 
 import expected
 from dump import milliseconds
+from state import REFERENCES, State, differing, place
 
 MESSAGE = ["server_time", "lat", "lon", "altitude_m", "speed_kmh", "heading_deg", "satellites", "hdop", "ignition",
            "fuel_level_pct", "engine_temp_c", "odometer_km", "battery_v", "events", "attributes"]
-NESTED = ("events", "attributes", "group_ids")
-REFERENCES = ["vehicle_id", "plate", "model", "company_id", "company_name", "tariff_id", "driver_id", "driver_name",
-              "driver_phone"]
-LATITUDE_MAX, LONGITUDE_MAX, CELLS = 85.05112878, 180.0, 1 << 26
-
-
-def place(record):
-    return f"{record['partition']}/{record['offset']}"
-
-
-def plain(name, value):
-    """A value as the input has it: lists and objects are kept as their text."""
-    return json.loads(value) if name in NESTED and isinstance(value, str) else value
-
-
-def differing(found, wanted, names):
-    """The first of these fields that differs, in words."""
-    for name in names:
-        if plain(name, found.get(name)) != wanted.get(name):
-            return f"{name} is {found.get(name)!r}, not {wanted.get(name)!r}"
-    return None
 
 
 class Outputs:
@@ -36,17 +16,17 @@ class Outputs:
 
     def __init__(self, dump, model, report):
         self.dump, self.model, self.report = dump, model, report
-        self.window, self.back_ms = model.window, dump.facts["slack_ms"]
+        self.window = model.window
 
     def everything(self):
         self.inputs()
         self.dead_letters()
         self.history()
         self.enriched()
-        self.happened = self.events()
-        self.vehicle_state()
-        self.redis()
-        self.links()
+        state = State(self.dump, self.model, self.report, self.events())
+        state.vehicle_state()
+        state.redis()
+        state.links()
         self.minutes()
         self.positions()
         self.clients()
@@ -88,7 +68,7 @@ class Outputs:
         fault = differing(found, message, ["device_id", "ts", "seq", *MESSAGE])
         if fault:
             self.report.fault("I2", "wrong value", f"{what}: {fault}")
-        low, high = message["time"] - self.window, message["time"] + self.window
+        low, high = self.model.references_around(message["time"])
         fault = self.model.judge(found, message["device_id"], low, high)
         if fault:
             self.report.fault("I6" if fault[0] == "crossed company" else "I2", fault[0], f"{what}: {fault[1]}")
@@ -105,6 +85,8 @@ class Outputs:
                 self.report.fault("I5", "phantom", f"{what}: no accepted message stands there")
                 continue
             self.message(row, message, what)
+            if int(row["tick"]) < message["time"]:
+                self.report.fault("I4", "wrong order", f"{what}: tick {row['tick']} before its append time {message['time']}")
         for at in self.model.messages.keys() - seen.keys():
             self.report.fault("I2", "lost", f"history {at[0]}/{at[1]}")
         raw = Counter()
@@ -117,6 +99,10 @@ class Outputs:
                 self.report.fault("I5", "phantom", f"history {place(row)} (without FINAL)")
         self.history_rows = seen
         self.report.checked("I2", "accepted messages are in the history once (FINAL)", len(self.model.messages))
+        late, stalls = self.model.late, self.model.stalls
+        most = max((tick - time for time, tick in late), default=0)
+        self.report.counted(f"messages with a tick more than {self.window} ms after their append time (at most {most} ms)", len(late))
+        self.report.counted("milliseconds in which that was so", sum(end - start for start, end in stalls))
         self.report.counted("rows of the history written again and replaced", sum(raw.values()) - len(raw))
 
     def enriched(self):
@@ -161,15 +147,21 @@ class Outputs:
         for stream in ("online", "offline"):
             for record in self.dump.topic(stream):
                 value = json.loads(record["value"])
-                event = (value["device_id"], value["version"] if "version" in value else None, value["kind"])
+                event = (value["device_id"], value["version"], value["kind"])
                 topics[event] += 1
                 if topics[event] > 1:
                     self.report.fault("I3", "doubled", f"event {event} at {stream} {place(record)}")
-                if event not in rows:
-                    self.report.fault("I2", "lost", f"event {event} of topic {stream} is not in the history")
-        for event in rows - topics.keys():
-            self.report.fault("I2", "lost", f"event {event} is in no topic")
-        certain = sum(self.device(device, sorted(of, key=lambda event: event[2])) for device, of in happened.items())
+                happened[event[0]].append((event[2], value["since"], event[1]))
+        again = 0
+        for event, where in [(e, "history") for e in topics.keys() - rows] + [(e, "topic") for e in rows - topics.keys()]:
+            other = (rows if where == "history" else topics.keys()) - {event}
+            near = any(o[0] == event[0] and o[2] == event[2] and self.model.is_near(o[1], event[1]) for o in other)
+            again += near
+            if not near:
+                self.report.fault("I2", "lost", f"event {event} is not in the {where}")
+        self.report.counted("events again with another tick: one in Kafka, another in the history", again)
+        happened = {device: sorted(set(of), key=lambda event: (event[2], event[1])) for device, of in happened.items()}
+        certain = sum(self.device(device, of) for device, of in happened.items())
         for device in self.model.arrivals.keys() - happened.keys():
             self.report.fault("I2", "lost", f"events of {device}")
         self.report.checked("I2", "devices went and came as their arrivals say", certain)
@@ -196,7 +188,7 @@ class Outputs:
         if not certain:
             return False
         for (kind, since), (found_kind, found_since, _) in zip(wanted, merged):
-            if kind != found_kind or abs(since - found_since) > self.window:
+            if kind != found_kind or not self.model.is_near(since, found_since):
                 self.report.fault("I2", "wrong value", f"{device}: {found_kind} since {found_since}, not {kind} since {since}")
                 return True
         if len(merged) != len(wanted):
@@ -205,183 +197,13 @@ class Outputs:
             self.report.fault("I2" if fault == "lost" else "I5", fault, f"event {one} of {device}")
         return True
 
-    # State
-
-    def offline_since(self, device):
-        of = sorted(self.happened.get(device, ()), key=lambda event: event[2])
-        return of[-1][1] if of and of[-1][0] == "device.offline" else None
-
-    def final_state(self, vehicle):
-        """The row that vehicle_state must have in the end, or None."""
-        links = self.model.links(vehicle)
-        latest = self.model.latest.get((links or {}).get("device_id"))
-        if latest is None or latest.order is None:
-            return None
-        links = {name: value for name, value in links.items() if name not in ("time_zone", "offline_after_s")}
-        since = self.offline_since(links["device_id"])
-        of = {"status": expected.status(latest.values)} if since is None else {"status": "offline", "offline_since": since}
-        return links | latest.values | of
-
-    def vehicles(self):
-        return list(self.model.tables["vehicle"].versions)
-
-    def vehicle_state(self):
-        newest, again, tombstones, records, seen = {}, 0, 0, 0, set()
-        for record in self.dump.topic("vehicle_state"):
-            records += 1
-            vehicle = record["key"].decode()
-            name = record["headers"].get("hs-id", "")
-            version = int(name.rsplit("/", 1)[-1])
-            what = f"vehicle_state {vehicle} version {version} at {place(record)}"
-            value = json.loads(record["value"]) if record["value"] is not None else None
-            old = newest.get(vehicle)
-            if (vehicle, version) in seen:
-                self.report.fault("I3", "doubled", what)
-            elif old and version < old[0]:
-                self.report.fault("I4", "wrong order", f"{what}: after version {old[0]}")
-            if value is None:
-                tombstones += 1
-            else:
-                self.state(vehicle, version, value, what)
-                if old and old[1] and old[1]["device_id"] == value.get("device_id"):
-                    if (old[1]["ts"], old[1]["seq"]) > (value.get("ts"), value.get("seq")):
-                        self.report.fault("I4", "wrong order", f"{what}: an older message than the record before")
-                    again += {**old[1], "version": 0} == {**value, "version": 0}
-            seen.add((vehicle, version))
-            newest[vehicle] = (version, value)
-        for vehicle in self.vehicles():
-            wanted, (version, found) = self.final_state(vehicle), newest.get(vehicle, (0, None))
-            self.compare_final(f"vehicle_state {vehicle} (version {version})", found, wanted)
-        for vehicle in newest.keys() - set(self.vehicles()):
-            self.report.fault("I5", "phantom", f"vehicle_state {vehicle}")
-        self.newest = {vehicle: version for vehicle, (version, _) in newest.items()}
-        self.report.checked("I4", "records of vehicle_state, each of a state that was, none older than the one before", records)
-        self.report.counted("records of vehicle_state again with another tick (same content)", again)
-        self.report.counted("tombstones in vehicle_state", tombstones)
-
-    def state(self, vehicle, version, value, what):
-        device = value.get("device_id")
-        latest = self.model.latest.get(device)
-        values = latest.chain.get((value.get("ts"), value.get("seq"))) if latest else None
-        if values is None or value.get("vehicle_id") != vehicle:
-            self.report.fault("I5", "phantom", f"{what}: {device} never had ts {value.get('ts')} seq {value.get('seq')} as its newest")
-            return
-        fault = differing(value, values, expected.MEASUREMENTS)
-        offline = value.get("status") == "offline"
-        if not fault and not offline and value.get("status") != expected.status(values):
-            fault = f"status is {value.get('status')}, not {expected.status(values)}"
-        if not fault and offline != ("offline_since" in value):
-            fault = f"status {value.get('status')}, offline_since {value.get('offline_since')}"
-        if fault:
-            self.report.fault("I2", "wrong value", f"{what}: {fault}")
-        low, high = version - self.window, version + self.window
-        fault = self.model.judge({"tariff_name": None, **value}, device, low, high, may_carry=[vehicle])
-        if fault:
-            self.report.fault("I6" if fault[0] == "crossed company" else "I2", fault[0], f"{what}: {fault[1]}")
-
-    def compare_final(self, what, found, wanted):
-        if wanted is None:
-            if found is not None:
-                self.report.fault("I5", "forgotten tombstone", f"{what}: it should be gone")
-            return
-        if found is None:
-            self.report.fault("I2", "lost", f"{what}: it should be there")
-            return
-        found = {name: plain(name, value) for name, value in found.items() if name not in ("version", "digest")}
-        if abs((found.get("offline_since") or 0) - (wanted.get("offline_since") or 0)) <= self.window:
-            wanted = {**wanted, **{name: found[name] for name in ("offline_since",) if name in found and name in wanted}}
-        fault = differing(found, wanted, wanted.keys() | found.keys())
-        if not fault:
-            return
-        kind = self.why(found, wanted)
-        self.report.fault("I6" if kind == "crossed company" else "I2", kind, f"{what}: {fault}")
-
-    def why(self, found, wanted):
-        """The name of the fault in a final row."""
-        if any(found.get(name) != wanted.get(name) for name in ("ts", "seq")):
-            older = (found.get("ts") or 0, found.get("seq") or 0) < (wanted["ts"], wanted["seq"])
-            return "lost" if older else "phantom"
-        names = {"tariff_name", "vehicle_id", "device_id", "group_ids", *REFERENCES}
-        if all(found.get(name) == wanted.get(name) for name in names):
-            return "wrong value"
-        end = 1 << 61
-        row = {"tariff_name": None, **found}
-        fault = self.model.judge(row, found.get("device_id"), end, end, may_carry=[found.get("vehicle_id")])
-        return fault[0] if fault else "wrong value"
-
-    # Redis
-
-    def redis(self):
-        prefix = self.dump.facts["redis_prefix"]
-        states, links, geo = {}, {}, {}
-        for key, line in self.dump.redis.items():
-            kind, _, of = key.removeprefix(prefix + ":").partition(":")
-            if kind == "vehicle" and of:
-                states[of] = line["content"]
-            elif kind == "links" and of:
-                links[of] = line["content"]
-            elif kind == "geo" and of:
-                geo |= {(of, vehicle): int(score) for vehicle, score in line["content"].items()}
-            elif kind not in ("epoch", "server"):
-                self.report.fault("I5", "phantom", f"Redis key {key}")
-        wanted_geo = {}
-        for vehicle in self.vehicles():
-            wanted = self.final_state(vehicle)
-            self.hash(f"Redis vehicle {vehicle}", states.pop(vehicle, None), wanted)
-            self.hash(f"Redis links {vehicle}", links.pop(vehicle, None), self.model.links(vehicle))
-            if wanted and "lat" in wanted and abs(wanted["lat"]) <= LATITUDE_MAX:
-                wanted_geo[(wanted.get("company_id", "%none"), vehicle)] = score(wanted["lat"], wanted["lon"])
-        for of in [*states, *links]:
-            self.report.fault("I5", "phantom", f"Redis {of}")
-        for of in geo.keys() - wanted_geo.keys():
-            elsewhere = any(vehicle == of[1] for _, vehicle in wanted_geo)
-            kind = "crossed company" if elsewhere else "forgotten tombstone"
-            self.report.fault("I6" if elsewhere else "I5", kind, f"Redis geo set of {of[0]} has {of[1]}")
-        for of, wanted in wanted_geo.items():
-            if of not in geo:
-                self.report.fault("I2", "lost", f"Redis geo set of {of[0]} lacks {of[1]}")
-            elif abs(geo[of] - wanted) > 0:
-                self.report.fault("I2", "wrong value", f"Redis geo set of {of[0]}: {of[1]} at {geo[of]}, not {wanted}")
-        self.report.checked("I2", "vehicles in Redis: state, links, geo sets", len(self.vehicles()))
-
-    def hash(self, what, found, wanted):
-        if found is not None and "deleted" in found:
-            found = None
-        if found is None or wanted is None:
-            return self.compare_final(what, found, wanted)
-        values = {}
-        for name, text in found.items():
-            like = wanted.get(name)
-            if isinstance(like, bool):
-                values[name] = {"true": True, "false": False}.get(text, text)
-            elif isinstance(like, (int, float)):
-                values[name] = float(text)
-            else:
-                values[name] = text
-        self.compare_final(what, values, wanted)
-
     # ClickHouse's tables
-
-    def links(self):
-        rows = {}
-        for row in self.dump.tables["vehicle_links"]:
-            if row["vehicle_id"] in rows:
-                self.report.fault("I3", "doubled", f"vehicle_links {row['vehicle_id']}")
-            rows[row["vehicle_id"]] = {name: value for name, value in row.items() if value is not None and name != "is_deleted"}
-            if row["offline_after_s"] is not None:
-                rows[row["vehicle_id"]]["offline_after_s"] = int(row["offline_after_s"])
-        for vehicle in self.vehicles():
-            wanted = self.model.links(vehicle)
-            found = rows.pop(vehicle, None)
-            self.compare_final(f"ClickHouse vehicle_links {vehicle}", found, wanted)
-        for vehicle in rows:
-            self.report.fault("I5", "phantom", f"vehicle_links {vehicle}")
 
     def minutes(self):
         size = self.dump.facts["window_ms"]
         sure, maybe, by_history = defaultdict(list), defaultdict(int), defaultdict(list)
         for at, message in self.model.messages.items():
-            low, high = message["time"] - self.window, message["time"] + self.window
+            low, high = self.model.references_around(message["time"])
             companies, start = self.model.companies(message["device_id"], low, high), message["ts"] - message["ts"] % size
             for company in companies - {None}:
                 maybe[(company, start)] += 1
@@ -404,8 +226,11 @@ class Outputs:
                 self.report.fault("I2", kind, f"{what}: {fixes} fixes, expected {len(sure[key])} to {maybe[key]}")
             elif fixes == maybe[key] == len(sure[key]) or fixes == len(by_history[key]):
                 self.speeds(what, row, sure[key] if fixes == len(sure[key]) == maybe[key] else by_history[key])
-            else:
+            elif self.dump.facts["ends"]:
                 again += 1
+            else:
+                kind = "lost" if fixes < len(by_history[key]) else "doubled"
+                self.report.fault("I2", kind, f"{what}: {fixes} fixes, {len(by_history[key])} in the history")
         for key in sure.keys() - seen:
             if sure[key]:
                 self.report.fault("I2", "lost", f"company_minute {key[0]} {key[1]}")
@@ -453,9 +278,3 @@ def round_half_up(number):
     """As Rust rounds: half away from zero."""
     whole = int(number)
     return whole + (1 if number - whole >= 0.5 else 0)
-
-
-def score(lat, lon):
-    """The score of a position in a geo set: the bits of both, interleaved, latitude in the even places."""
-    cells = [int((value + most) / (2 * most) * CELLS) for value, most in ((lat, LATITUDE_MAX), (lon, LONGITUDE_MAX))]
-    return sum((cells[0] >> bit & 1) << 2 * bit | (cells[1] >> bit & 1) << 2 * bit + 1 for bit in range(26))

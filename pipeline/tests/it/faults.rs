@@ -157,7 +157,7 @@ impl Run {
         process.wait(180, "everything is worked off", || place.checkpoint().1 > end + AFTERWARDS_MS);
         let healed = healing.elapsed();
         process.stop();
-        dump::write(&self.place, &folder);
+        dump::write(&self.place, &folder, self.ends);
         self.restarts_ms.sort_unstable();
         let middle = self.restarts_ms.get(self.restarts_ms.len() / 2);
         println!(

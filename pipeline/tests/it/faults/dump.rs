@@ -18,11 +18,9 @@ use super::place::Place;
 use crate::services::{Kafka, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(120);
-/// How far a frontier may stay behind what has arrived.
-const SLACK_MS: u64 = 100;
 
-/// Writes the dump of a run whose program has ended.
-pub fn write(place: &Place, folder: &Path) {
+/// Writes the dump of a run whose program has ended, after as many other ends.
+pub fn write(place: &Place, folder: &Path, ends: usize) {
     for folder_in in ["topics", "clickhouse"] {
         std::fs::create_dir_all(folder.join(folder_in)).expect("a directory");
     }
@@ -45,7 +43,7 @@ pub fn write(place: &Place, folder: &Path) {
     let moment = place.manifest().expect("a checkpoint")["moment"].take();
     let facts = json!({
         "topics": place.topics(), "redis_prefix": "hs:1", "offline_after_ms": 3_600_000, "online_after_messages": 2,
-        "deduplicate_horizon_ms": 3_600_000, "window_ms": 60_000, "slack_ms": SLACK_MS,
+        "deduplicate_horizon_ms": 3_600_000, "window_ms": 60_000, "ends": ends,
         "end_tick": moment["tick"], "positions": moment["positions"],
     });
     std::fs::write(folder.join("facts.json"), facts.to_string()).expect("room for it");
