@@ -69,7 +69,7 @@ def main():
     arguments.add_argument("--controls", action="store_true", help="plant faults into a good dump")
     arguments.add_argument("--seed", type=int, default=1, help="of the planted faults")
     arguments.add_argument("--window-ms", type=int, default=250, help="by which a message's tick may lie off its append time")
-    arguments.add_argument("--references-ms", type=int, default=1_000, help="the same of a reference record")
+    arguments.add_argument("--references-ms", type=int, default=2_000, help="the same of a reference record")
     given = arguments.parse_args()
     of = dump.Dump(given.directory)
     if given.controls:

@@ -7,6 +7,9 @@ import copy
 import json
 import random
 
+# Further back than any window of the checker.
+LONG_AGO_MS = 4_000
+
 
 def pick(dice, rows, fits=lambda row: True):
     """A row that fits, any."""
@@ -98,10 +101,10 @@ def stale_driver(rows):
         drivers = versions(dump, "driver")
 
         def older(row):
-            now = row.get("driver_name")
-            names = [(time, v["name"]) for time, v in drivers.get(row.get("driver_id"), []) if v and "name" in v]
-            return next((name for time, name in names if now and name != now and time < names[-1][0] - 2_000
-                         and (when(dump, row) or 1 << 61) > time + 3_000 and not any(n == name for t, n in names if t > time)), None)
+            versions_of = drivers.get(row.get("driver_id"), [])
+            replaced = zip(versions_of, versions_of[1:])
+            names = [v["name"] for (_, v), (time, _) in replaced if v and "name" in v and time + LONG_AGO_MS < when(dump, row)]
+            return names[0] if names and row.get("driver_name") not in (None, names[0]) else None
 
         row = pick(dice, rows(dump), older)
         row["driver_name"] = older(row)
@@ -110,10 +113,8 @@ def stale_driver(rows):
 
 
 def when(dump, row):
-    """When the message of a history row was appended; None for a row of the end."""
-    if "partition" not in row:
-        return None
-    return next(r["time"] for r in dump.topics["telemetry"] if (r["partition"], r["offset"]) == (row["partition"], row["offset"]))
+    """When the message of a history row counted; a row of Redis is of the end."""
+    return int(row["tick"]) if "tick" in row else 1 << 61
 
 
 def crossed(rows):

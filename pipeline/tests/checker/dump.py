@@ -1,6 +1,7 @@
 """A dump of everything that a run was given and has put out, read from a directory.
 
-    facts.json                 settings of the run: names of topics, the tick up to which all was done, positions
+    facts.json                 settings of the run: names of topics, the tick up to which all was done, positions; when the
+                               broker stood still (from, to)
     sent.ndjson                what the generator sent, and what became of it: stream, partition, offset, outcome
     topics/STREAM.ndjson       topic, partition, offset, time (append time), key and value (base64 or null), headers
     redis.ndjson               key, type, content

@@ -4,7 +4,8 @@ Times. The program orders by ticks: a record's append time, or later if the reco
 From outside only the append time is seen, so references may be those that stood at any time within a small window around it, and
 who fell silent is only said where it does not hang on milliseconds. A broker that stalls between stamping a record and showing it
 makes ticks lie further off: where the history says so of any message, the window spans from its append time to its tick, for
-everything that happened then. How often, and how far, is in the report. Ticks of references are not seen: their window is wider.
+everything that happened then, and so where the run says that it stopped the broker. How often, and how far, is in the report. Ticks
+of references are not seen: their window is wider.
 """
 
 from bisect import bisect_right
@@ -82,7 +83,7 @@ class Expected:
                 self.take_reference(stream, record)
         self.take_telemetry(dump.topic("telemetry"), dump.facts["deduplicate_horizon_ms"])
         self.late, self.stalls = [], []
-        self.find_stalls(dump.tables["telemetry_history"])
+        self.find_stalls(dump.tables["telemetry_history"], dump.facts["stalls"])
 
     def take_reference(self, stream, record):
         try:
@@ -120,12 +121,12 @@ class Expected:
 
     # Times
 
-    def find_stalls(self, history):
+    def find_stalls(self, history, told):
         for row in history:
             message = self.messages.get((int(row["partition"]), int(row["offset"])))
             if message and int(row["tick"]) - message["time"] > self.window:
                 self.late.append((message["time"], int(row["tick"])))
-        for start, end in sorted(self.late):
+        for start, end in sorted(self.late + [tuple(stall) for stall in told]):
             if self.stalls and start <= self.stalls[-1][1] + self.window:
                 self.stalls[-1] = (self.stalls[-1][0], max(self.stalls[-1][1], end))
             else:

@@ -212,30 +212,24 @@ class Outputs:
             company = self.history_rows.get(at, {}).get("company_id")
             if company is not None:
                 by_history[(company, start)].append(message.get("speed_kmh"))
-        seen, again = set(), 0
+        seen = set()
         for row in self.dump.tables["company_minute"]:
             key, fixes = (row["company_id"], milliseconds(row["window_start"])), int(row["fixes"])
             what = f"company_minute {key[0]} {key[1]}"
             if key in seen:
                 self.report.fault("I3", "doubled", what)
             seen.add(key)
-            if not maybe[key]:
+            least, most, shown = len(sure[key]), maybe[key], len(by_history[key])
+            if not most:
                 self.report.fault("I5", "phantom", what)
-            elif not len(sure[key]) <= fixes <= maybe[key]:
-                kind = "lost" if fixes < len(sure[key]) else "doubled"
-                self.report.fault("I2", kind, f"{what}: {fixes} fixes, expected {len(sure[key])} to {maybe[key]}")
-            elif fixes == maybe[key] == len(sure[key]) or fixes == len(by_history[key]):
-                self.speeds(what, row, sure[key] if fixes == len(sure[key]) == maybe[key] else by_history[key])
-            elif self.dump.facts["ends"]:
-                again += 1
+            elif fixes != shown or not least <= fixes <= most:
+                kind = "lost" if fixes < max(least, shown) else "doubled"
+                self.report.fault("I2", kind, f"{what}: {fixes} fixes, {shown} in the history, expected {least} to {most}")
             else:
-                kind = "lost" if fixes < len(by_history[key]) else "doubled"
-                self.report.fault("I2", kind, f"{what}: {fixes} fixes, {len(by_history[key])} in the history")
-        for key in sure.keys() - seen:
-            if sure[key]:
-                self.report.fault("I2", "lost", f"company_minute {key[0]} {key[1]}")
+                self.speeds(what, row, sure[key] if least == most else by_history[key])
+        for key in {key for key, of in [*sure.items(), *by_history.items()] if of} - seen:
+            self.report.fault("I2", "lost", f"company_minute {key[0]} {key[1]}")
         self.report.checked("I2", "company minutes: count, average, top", len(seen))
-        self.report.counted("company minutes with messages that are of another company at another tick", again)
 
     def speeds(self, what, row, speeds):
         milli = [round_half_up(speed * 1_000) for speed in speeds if speed is not None]

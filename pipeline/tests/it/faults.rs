@@ -61,13 +61,15 @@ struct Run {
     dice: Dice,
     restarts_ms: Vec<u128>,
     ends: usize,
+    /// From when to when the broker stood still.
+    stalls: Vec<(u64, u64)>,
 }
 
 impl Run {
     fn new(servers: Servers, seed: u64) -> Self {
         let place = Place::new(servers);
         let fleet = Fleet::start(&place, seed, DEVICES);
-        Self { place, fleet, dice: Dice(seed), restarts_ms: Vec::new(), ends: 0 }
+        Self { place, fleet, dice: Dice(seed), restarts_ms: Vec::new(), ends: 0, stalls: Vec::new() }
     }
 
     fn start(&mut self) -> Process {
@@ -127,6 +129,12 @@ impl Run {
                 }
                 self.start()
             }
+            Fault::EmptyRedis => {
+                self.ends += 1;
+                process.kill9();
+                self.place.empty_redis();
+                self.start()
+            }
             Fault::KillRedis => {
                 self.place.servers.redis.own().server.kill9();
                 self.under_load(&mut process, RATE_PER_S / 2);
@@ -140,10 +148,12 @@ impl Run {
                 process
             }
             Fault::StopBroker { ms } => {
+                let from = fleet::now_ms();
                 self.place.servers.kafka.own().server.pause();
                 let (paused, time) = (Instant::now(), Duration::from_millis(ms));
                 wait_until(time * 2, "a while", || paused.elapsed() >= time);
                 self.place.servers.kafka.own().server.resume();
+                self.stalls.push((from, fleet::now_ms()));
                 process
             }
         }
@@ -157,7 +167,7 @@ impl Run {
         process.wait(180, "everything is worked off", || place.checkpoint().1 > end + AFTERWARDS_MS);
         let healed = healing.elapsed();
         process.stop();
-        dump::write(&self.place, &folder, self.ends);
+        dump::write(&self.place, &folder, &self.stalls);
         self.restarts_ms.sort_unstable();
         let middle = self.restarts_ms.get(self.restarts_ms.len() / 2);
         println!(
@@ -189,7 +199,7 @@ fn a_killed_program_loses_and_doubles_nothing() {
 fn the_checker_flags_every_planted_fault() {
     let mut run = Run::new(Servers::shared(), 7);
     let mut process = run.start();
-    run.under_load(&mut process, 12 * RATE_PER_S);
+    run.under_load(&mut process, 15 * RATE_PER_S);
     run.end(process, true);
 }
 

@@ -19,8 +19,8 @@ use crate::services::{Kafka, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Writes the dump of a run whose program has ended, after as many other ends.
-pub fn write(place: &Place, folder: &Path, ends: usize) {
+/// Writes the dump of a run whose program has ended, and whose broker stood still from and to these times.
+pub fn write(place: &Place, folder: &Path, stalls: &[(u64, u64)]) {
     for folder_in in ["topics", "clickhouse"] {
         std::fs::create_dir_all(folder.join(folder_in)).expect("a directory");
     }
@@ -43,7 +43,7 @@ pub fn write(place: &Place, folder: &Path, ends: usize) {
     let moment = place.manifest().expect("a checkpoint")["moment"].take();
     let facts = json!({
         "topics": place.topics(), "redis_prefix": "hs:1", "offline_after_ms": 3_600_000, "online_after_messages": 2,
-        "deduplicate_horizon_ms": 3_600_000, "window_ms": 60_000, "ends": ends,
+        "deduplicate_horizon_ms": 3_600_000, "window_ms": 60_000, "stalls": stalls,
         "end_tick": moment["tick"], "positions": moment["positions"],
     });
     std::fs::write(folder.join("facts.json"), facts.to_string()).expect("room for it");

@@ -153,6 +153,13 @@ impl Place {
         Process { child, log, from }
     }
 
+    /// Removes everything from the run's Redis database.
+    pub fn empty_redis(&self) {
+        let client = redis::Client::open(self.redis.as_str()).expect("an address");
+        let mut connection = client.get_connection().expect("Redis answers");
+        let () = redis::cmd("FLUSHDB").query(&mut connection).expect("Redis answers");
+    }
+
     /// The newest checkpoint's manifest.
     pub fn manifest(&self) -> Option<Value> {
         let manifests = std::fs::read_dir(self.folder("data").join("checkpoints/manifests")).ok()?;

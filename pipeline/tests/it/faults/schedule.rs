@@ -13,6 +13,8 @@ pub enum Fault {
     KillAtStart(u64),
     /// Redis is killed, and started again with its file.
     KillRedis,
+    /// The program is killed, Redis loses everything, and the program is started again.
+    EmptyRedis,
     /// ClickHouse is killed, and started again.
     KillClickHouse,
     /// The broker stands still.
@@ -31,6 +33,7 @@ pub fn mixed(seed: u64, count: usize) -> Vec<Fault> {
             Fault::Stop,
             Fault::KillAtStart(3),
             Fault::KillRedis,
+            Fault::EmptyRedis,
             Fault::KillClickHouse,
             Fault::StopBroker { ms: 1_000 + dice.below(5_000) },
             Fault::Kill,
