@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::restart::Dice;
-use crate::services::wait_until;
+use crate::services::{unique, wait_until};
 use fleet::{Fleet, RATE_PER_S};
 use place::{Place, Process, Servers};
 use schedule::Fault;
@@ -42,13 +42,13 @@ fn check(arguments: &[&str], dump: &Path) {
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{said}{errors}");
     if !output.status.success() {
-        panic!("the checker found faults in {}:\n{said}{errors}", kept(dump).display());
+        panic!("the checker found faults (see above) in {}", kept(dump).display());
     }
 }
 
 /// A copy of the dump that stays.
 fn kept(dump: &Path) -> std::path::PathBuf {
-    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}", std::process::id()));
+    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}", unique("faults"), std::process::id()));
     let copied = Command::new("cp").arg("-r").arg(dump).arg(&to).status();
     assert!(copied.is_ok_and(|status| status.success()), "the dump cannot be kept");
     to
