@@ -96,6 +96,36 @@ fn whether_there_is_any_is_said_once() {
     );
 }
 
+/// Events that are equal and come at different times, some after the others have met one.
+#[test]
+fn equal_events_are_each_there() {
+    let of = |from: &str| format!("(SELECT k, {from} % 2 AS x, date_bin(interval '20 ms', ts) AS ts FROM");
+    let (l, r) = (format!("{} l) AS l", of("x")), format!("{} r) AS r", of("y")));
+    let exists = format!("EXISTS (SELECT 1 FROM {r} WHERE {NEAR} AND l.x <= r.x)");
+    let stays = STAYS.replace("coalesce(l.ts", "coalesce(l.ts, r.ts");
+    let joined = |kind: &str| {
+        format!(
+            "SELECT l.k, l.x, r.k AS other, r.x AS y FROM {l} {kind} JOIN {r} ON {NEAR} AND l.x <= r.x WHERE {stays}"
+        )
+    };
+    let views = [
+        joined("LEFT"),
+        joined("RIGHT"),
+        joined("FULL"),
+        format!("SELECT l.k, l.x, l.ts FROM {l} WHERE {exists}"),
+        format!("SELECT l.k, l.x, l.ts FROM {l} WHERE NOT {exists} AND {STAYS}"),
+        format!("SELECT l.k, l.x, l.ts FROM {l} WHERE (l.x > 0 OR {exists}) AND {STAYS}"),
+    ];
+    for select in views {
+        for seed in 0..3 {
+            let runs = [(1, 1, 1), (2, 3, 3), (4, ROUNDS / 2, 1)];
+            // So long that none is late, by its time or by the window that it is in.
+            let (_, most, _) = compared(&streams(&mut Random::new(seed)), &select, 1_000, &runs);
+            assert!(most > 10, "{most} rows say little: {select}");
+        }
+    }
+}
+
 #[test]
 fn what_met_none_for_long_enough_comes_then() {
     let bound = "l.ts < now() - interval '15 ms' AND l.ts > now() - interval '350 ms'";

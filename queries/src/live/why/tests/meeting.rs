@@ -149,7 +149,7 @@ fn an_event_that_met_one_tells_when() {
         &[BACK],
         SILENCES,
         "d2|2026-01-01T10:10:00",
-        "in back since 2026-01-01T10:10:01, made of 1 row of vehicle_events and 1 row of vehicle_events",
+        "in back since 2026-01-01T10:10:01, made of 1 row of vehicle_events",
     );
     says(&[BACK], SILENCES, "d1|%N", "in back since 2026-01-01T10:00:01, made of 1 row of vehicle_events");
     says(
