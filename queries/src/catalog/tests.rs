@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod meeting;
+
 fn refused(text: &str) -> Refusal {
     Catalog::of_the_main_job().plan(text).expect_err("a refusal")
 }
@@ -223,88 +225,6 @@ fn options_of_joins_are_refused_where_they_mean_nothing() {
     assert_eq!(with_vehicles("as_of = 'event time', horizon = '1 day'", "").unwrap().relation.kind, Kind::Events);
     let corrected = with_vehicles("correct_for = '1 day'", "WHERE t.arrived_at > now() - interval '2 days'").unwrap();
     assert_eq!(corrected.relation.kind, Kind::Table);
-}
-
-#[test]
-fn events_meet_events_within_a_bound_only() {
-    let select = |join: &str, on: &str| {
-        format!("SELECT a.ts, b.since FROM telemetry a {join} vehicle_events b ON a.device_id = b.device_id {on}")
-    };
-    let bound = "AND b.since BETWEEN a.ts - interval '5 minutes' AND a.ts + interval '1 minute'";
-    let text = |options: &str, select: String| format!("CREATE MATERIALIZED VIEW p {options} AS {select}");
-    let hour = "WITH (retention = '1 hour')";
-    let left_of = |bound: &str| select("LEFT JOIN", bound).replace("SELECT a.ts", "SELECT a.device_id, a.ts");
-    for (text, words) in [
-        (text(hour, select("JOIN", "")), "b.ts BETWEEN a.ts - interval"),
-        (text(hour, select("JOIN", "AND b.since > a.ts")), "from both sides"),
-        (text(hour, select("JOIN", "AND b.since BETWEEN a.ts AND a.ts + interval '1 month'")), "from both sides"),
-        (text("", select("JOIN", bound)), "add WITH (retention = '1 hour')"),
-        (text(hour, select("LEFT JOIN", "")), "b.ts BETWEEN a.ts - interval"),
-        (text("", select("FULL JOIN", bound)), "add WITH (retention = '1 hour')"),
-        (text(hour, select("LEFT JOIN", bound)), "hold every event for ever"),
-        (text(hour, select("LEFT ANTI JOIN", bound).replace(", b.since", "")), "hold every event for ever"),
-        (
-            text(
-                hour,
-                "SELECT ts FROM telemetry WHERE device_id NOT IN (SELECT device_id FROM vehicle_events)".to_owned(),
-            ),
-            "write NOT EXISTS",
-        ),
-        (
-            text(
-                hour,
-                format!("SELECT DISTINCT ON (ts) ts, since FROM ({}) ORDER BY ts, since", select("LEFT JOIN", bound)),
-            ),
-            "partition by ids",
-        ),
-        (
-            text(
-                hour,
-                format!(
-                    "SELECT v.plate, e.ts FROM vehicles v JOIN ({}) e ON v.device_id = e.device_id",
-                    left_of(bound)
-                ),
-            ),
-            "join tables with each other first",
-        ),
-        (
-            text(
-                hour,
-                format!("SELECT t.seq, e.ts FROM telemetry t JOIN ({}) e ON t.device_id = e.device_id", left_of(bound)),
-            ),
-            "join tables with each other first",
-        ),
-        (
-            text(
-                hour,
-                format!(
-                    "SELECT * FROM (SELECT ts, row_number() OVER (PARTITION BY device_id ORDER BY ts) AS n FROM ({})) WHERE ts > \
-                     now() - interval '1 hour'",
-                    left_of(bound)
-                ),
-            ),
-            "join tables with each other first",
-        ),
-    ] {
-        let why = refused(&text);
-        assert!(why.to_string().contains(words), "{text}: {why}");
-    }
-    let catalog = Catalog::of_the_main_job();
-    let met = view(&catalog, &text(hour, select("JOIN", bound)));
-    assert_eq!((met.relation.kind, met.node.append_only), (Kind::Events, true));
-    let any = select("LEFT SEMI JOIN", bound).replace(", b.since", "");
-    let any = view(&catalog, &text(hour, any));
-    assert_eq!((any.relation.kind, any.node.append_only), (Kind::Events, true));
-    let alone = format!("{} WHERE a.ts > now() - interval '1 day'", select("LEFT JOIN", bound));
-    let alone = view(&catalog, &text(hour, alone));
-    assert_eq!((alone.relation.kind, alone.node.append_only), (Kind::Table, false));
-    let told = "and of each of telemetry whether it has met one";
-    let state = catalog.explain_state(&alone);
-    assert!(state.contains(told), "{state}");
-    let state = catalog.explain_state(&met);
-    assert!(!state.contains(told), "{state}");
-    let told = "rows of telemetry for 61 minutes after ts; rows of vehicle_events for 65 minutes after since";
-    assert!(state.contains(told), "{state}");
 }
 
 #[test]
