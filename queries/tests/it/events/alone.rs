@@ -153,11 +153,9 @@ fn what_is_made_of_them_follows() {
 fn a_window_that_is_over_is_not_late_for_what_is_taken_back() {
     let (l, r) = streams(&mut Random::new(3));
     let inputs = [(&l.changing, Kind::Events), (&r.changing, Kind::Events)];
-    let text = format!(
-        "CREATE MATERIALIZED VIEW p WITH (retention = '60 ms') AS SELECT date_bin(interval '20 ms', l.ts) AS w, count(*) AS n \
-         FROM l WHERE NOT EXISTS (SELECT 1 FROM r WHERE l.k = r.k AND r.ts BETWEEN l.ts AND l.ts + interval '90 ms') GROUP BY 1"
-    );
-    let output = play(&inputs, &view(&inputs, &text).node, 2, 1);
+    let text = "CREATE MATERIALIZED VIEW p WITH (retention = '60 ms') AS SELECT date_bin(interval '20 ms', l.ts) AS w, count(*) AS n \
+         FROM l WHERE NOT EXISTS (SELECT 1 FROM r WHERE l.k = r.k AND r.ts BETWEEN l.ts AND l.ts + interval '90 ms') GROUP BY 1";
+    let output = play(&inputs, &view(&inputs, text).node, 2, 1);
     let mut before = 0;
     for at in (0..ROUNDS).map(tick) {
         let (now, _) = late(&output, at);
