@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod meeting;
+
 fn refused(text: &str) -> Refusal {
     Catalog::of_the_main_job().plan(text).expect_err("a refusal")
 }
@@ -223,33 +225,6 @@ fn options_of_joins_are_refused_where_they_mean_nothing() {
     assert_eq!(with_vehicles("as_of = 'event time', horizon = '1 day'", "").unwrap().relation.kind, Kind::Events);
     let corrected = with_vehicles("correct_for = '1 day'", "WHERE t.arrived_at > now() - interval '2 days'").unwrap();
     assert_eq!(corrected.relation.kind, Kind::Table);
-}
-
-#[test]
-fn events_meet_events_within_a_bound_only() {
-    let select = |join: &str, on: &str| {
-        format!("SELECT a.ts, b.since FROM telemetry a {join} vehicle_events b ON a.device_id = b.device_id {on}")
-    };
-    let bound = "AND b.since BETWEEN a.ts - interval '5 minutes' AND a.ts + interval '1 minute'";
-    let text = |options: &str, select: String| format!("CREATE MATERIALIZED VIEW p {options} AS {select}");
-    let hour = "WITH (retention = '1 hour')";
-    for (text, words) in [
-        (text(hour, select("JOIN", "")), "b.ts BETWEEN a.ts - interval"),
-        (text(hour, select("JOIN", "AND b.since > a.ts")), "from both sides"),
-        (text(hour, select("JOIN", "AND b.since BETWEEN a.ts AND a.ts + interval '1 month'")), "from both sides"),
-        (text("", select("JOIN", bound)), "add WITH (retention = '1 hour')"),
-        (text(hour, select("LEFT JOIN", bound)), "only by an inner JOIN"),
-        (text(hour, select("FULL JOIN", bound)), "only by an inner JOIN"),
-    ] {
-        let why = refused(&text);
-        assert!(why.to_string().contains(words), "{text}: {why}");
-    }
-    let catalog = Catalog::of_the_main_job();
-    let met = view(&catalog, &text(hour, select("JOIN", bound)));
-    assert_eq!((met.relation.kind, met.node.append_only), (Kind::Events, true));
-    let state = catalog.explain_state(&met);
-    let told = "rows of telemetry for 61 minutes after ts; rows of vehicle_events for 65 minutes after since";
-    assert!(state.contains(told), "{state}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::JoinType;
 use datafusion::error::Result;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
@@ -85,7 +86,9 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
         }
         Op::Join(join) => {
             meets = met(join, &below, said)?;
-            columns = below.iter().flat_map(|input| input.columns.clone()).collect();
+            let right_alone = matches!(join.kind, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
+            let sides = below.iter().skip(usize::from(right_alone));
+            columns = sides.flat_map(|input| input.columns.clone()).collect();
             columns.resize(width, Known::Few);
         }
         Op::Reduce { keys, aggregates, .. } => {
@@ -125,8 +128,13 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
                 grows = false;
             }
         }
-        Op::Window { .. } => columns[..first.map_or(0, |input| input.columns.len())]
-            .copy_from_slice(&first.expect("a window has an input").columns),
+        Op::Window { .. } => {
+            let input = first.expect("a window has an input");
+            columns[..input.columns.len()].copy_from_slice(&input.columns);
+            if input.grows {
+                refuse_corrected(&input.node)?;
+            }
+        }
         Op::Union(_) => columns = united(&below),
         Op::Temporal { bounds, .. } => {
             columns = first.expect("a filter has an input").columns.clone();
@@ -163,28 +171,29 @@ fn known(name: &str) -> Known {
 /// How the inputs of a join meet; none if as they are.
 fn met(join: &Join, below: &[Walked], said: Times) -> Result<Option<Meets>> {
     let [left, right] = below else { return Ok(None) };
+    let growing = [left, right].into_iter().filter(|side| side.grows && side.node.kind == Kind::Table);
+    growing.map(|side| &side.node).try_for_each(|node| refuse_corrected(node))?;
     let events = match (left.node.kind, right.node.kind) {
         (Kind::Events, Kind::Events) => return Ok(Some(Meets::Within(meet::within(join, said.retention)?))),
         (Kind::Events, Kind::Table) => left,
         (Kind::Table, Kind::Events) => right,
-        (Kind::Table, Kind::Table) => {
-            [left, right].into_iter().filter(|side| side.grows).try_for_each(|side| refuse_corrected(&side.node))?;
-            return Ok(None);
-        }
+        (Kind::Table, Kind::Table) => return Ok(None),
     };
     let times = events.columns.iter().enumerate().filter(|(_, column)| **column == Known::Time);
     let meets = meet::looks_up(join.kind, said, &times.map(|(place, _)| place).collect::<Vec<_>>())?;
     Ok((!matches!(meets, Meets::Now)).then_some(meets))
 }
 
-/// Rows of events that are corrected come and go: to join them further, or to take the first of them, all would be kept.
+/// Rows of events of which it may change whether they have met one come and go: to join them further, or to take the first of
+/// them, all would be kept.
 fn refuse_corrected(node: &Node) -> Result<()> {
     if node.append_only {
         return Ok(());
     }
     Err(refused(
-        "unbounded: events that are corrected come and go, and this would keep them all; join tables with each other first and \
-         that with the events, or bound the events in time by `WHERE arrived_at > now() - interval '1 day'` around the join",
+        "unbounded: events that are corrected, or kept by an outer join or NOT EXISTS while they meet none, come and go, and this \
+         would keep them all; join tables with each other first and that with the events, or bound the events in time by \
+         `WHERE arrived_at > now() - interval '1 day'` around the join",
     ))
 }
 

@@ -4,6 +4,8 @@
 
 use std::collections::HashSet;
 
+use datafusion::common::JoinType;
+
 use super::tell::{Names, aggregate, bound, columns, spoken, text};
 use super::{Aggregate, Expression, Id, Join, Kind, Meets, Node, Op, Retention};
 
@@ -113,9 +115,22 @@ fn met(join: &Join, names: Names<'_>) -> (&'static str, String) {
                 format!("{rows} for {} after {time}", spoken(ms.max(0)))
             };
             let (left, right) = (side(&join.left, &within.left, left_ms), side(&join.right, &within.right, right_ms));
-            ("Meet", format!("{left}; {right}: the bound of the join and the retention"))
+            ("Meet", format!("{left}; {right}: the bound of the join and the retention{}", followed(join, names)))
         }
     }
+}
+
+/// Of which events it is kept whether they have met one.
+fn followed(join: &Join, names: Names<'_>) -> String {
+    use JoinType::{Full, Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
+    let (left, right) = (rows(&join.left, names), rows(&join.right, names));
+    let of = match join.kind {
+        Inner => return String::new(),
+        Left | LeftSemi | LeftAnti | LeftMark => left,
+        Right | RightSemi | RightAnti | RightMark => right,
+        Full => format!("{left} and {right}"),
+    };
+    format!("; and of each of {} whether it has met one", of.trim_start_matches("rows of "))
 }
 
 fn count(rows: usize) -> String {

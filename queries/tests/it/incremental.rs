@@ -83,7 +83,7 @@ fn tops_and_windows() {
 /// join makes it null).
 #[test]
 fn random_queries() {
-    let (first, count) = chosen();
+    let (first, count) = chosen(200);
     let (mut compared, mut refused, mut failed, mut wrong) = (0, Vec::new(), Vec::new(), Vec::new());
     for seed in first..first + count {
         let mut random = Random::new(seed);
@@ -101,10 +101,10 @@ fn random_queries() {
     assert!(compared * 10 >= count * 9, "too few queries were compared");
 }
 
-/// `HAULSTREAM_QUERIES=FIRST+COUNT`.
-fn chosen() -> (u64, u64) {
+/// The first seed and how many: `HAULSTREAM_QUERIES=FIRST+COUNT`.
+pub fn chosen(usual: u64) -> (u64, u64) {
     #[expect(clippy::disallowed_methods, reason = "the long run is asked for by a variable, as the testing page tells")]
     let asked = std::env::var("HAULSTREAM_QUERIES").ok();
     let parsed = asked.as_deref().and_then(|text| text.split_once('+'));
-    parsed.map_or((0, 200), |(first, count)| (first.parse().expect("a number"), count.parse().expect("a number")))
+    parsed.map_or((0, usual), |(first, count)| (first.parse().expect("a number"), count.parse().expect("a number")))
 }
