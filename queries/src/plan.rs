@@ -7,6 +7,7 @@ mod aggregate;
 mod bounds;
 mod call;
 mod express;
+mod geofences;
 mod hop;
 mod join;
 mod journeys;
@@ -34,6 +35,7 @@ use datafusion::common::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
+use operators::geofences;
 use operators::journeys::Rules;
 use operators::row::Codec;
 
@@ -182,6 +184,15 @@ pub enum Op {
         /// When they leave.
         retention: Option<Retention>,
     },
+    /// Vehicles enter fences, stay and leave.
+    Geofences {
+        /// The vehicle, the time, the device's counter, the position and the company.
+        positions: Arc<Node>,
+        /// The company, the id, the name, the kind, the shape and the radius.
+        fences: Arc<Node>,
+        /// What counts, and how long it is kept.
+        rules: geofences::Rules,
+    },
     /// All rows of all inputs.
     Union(Vec<Arc<Node>>),
     /// Rows are there between two times.
@@ -262,6 +273,7 @@ impl Node {
             | Op::Journeys { input, .. }
             | Op::Temporal { input, .. } => vec![input],
             Op::Join(join) => vec![&join.left, &join.right],
+            Op::Geofences { positions, fences, .. } => vec![positions, fences],
             Op::Union(inputs) => inputs.iter().collect(),
         }
     }
@@ -346,6 +358,9 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
         Op::Hop { input, slide_ms, size_ms } => format!("hop {} {slide_ms} {size_ms}", input.id.0),
         Op::Journeys { input, what, rules, retention } => {
             format!("journeys {} {what:?} {rules:?} {retention:?}", input.id.0)
+        }
+        Op::Geofences { positions, fences, rules } => {
+            format!("geofences {} {} {rules:?}", positions.id.0, fences.id.0)
         }
         Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
             format!("sessions {} {keys} {gap_ms} {:?} {retention:?}", input.id.0, told(aggregates))

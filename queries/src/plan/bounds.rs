@@ -8,7 +8,9 @@ use std::sync::Arc;
 use datafusion::error::Result;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
+use operators::geofences::Rules;
 
+use super::geofences;
 use super::lower::refused;
 use super::meet::{self, Meets, Times};
 use super::{Expression, Join, Kind, Node, Op, Retention, types};
@@ -114,6 +116,11 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
         Op::Journeys { .. } => {
             columns[0] = Known::Entity;
             retention = Some(journeys_end(said.retention)?);
+            grows = false;
+        }
+        Op::Geofences { .. } => {
+            columns = geofences::names().iter().map(|name| known(name)).collect();
+            retention = Some(geofences_end(said.retention)?);
             grows = false;
         }
         Op::TopK { partition, .. } => {
@@ -256,6 +263,16 @@ fn journeys_end(retention_ms: Option<i64>) -> Result<Retention> {
     Ok(Retention { key: 0, ms: ms? })
 }
 
+/// When events of fences leave.
+fn geofences_end(retention_ms: Option<i64>) -> Result<Retention> {
+    let ms = retention_ms.ok_or_else(|| {
+        refused(
+            "unbounded: what geofence_events() finds is kept for ever without a retention; add WITH (retention = '7 days')",
+        )
+    });
+    Ok(Retention { key: 0, ms: ms? })
+}
+
 /// When sessions end whose rows are of this kind.
 fn session_ends(
     input: &Node,
@@ -316,6 +333,11 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
         }
         Op::Journeys { what, rules, retention: before, .. } => {
             Op::Journeys { input: next(), what: *what, rules: *rules, retention: retention.or(*before) }
+        }
+        Op::Geofences { rules, .. } => {
+            let retention_ms = retention.map_or(rules.retention_ms, |retention| retention.ms);
+            let rules = Rules { late_ms: rules.late_ms.min(retention_ms), retention_ms, ..*rules };
+            Op::Geofences { positions: next(), fences: next(), rules }
         }
         Op::TopK { partition, order, skip, fetch, .. } => {
             let (partition, order) = (partition.clone(), order.clone());

@@ -18,9 +18,12 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
 use super::express::{Scope, place, places, replaced};
+use super::geofences::Fenced;
 use super::hop::{Fanned, fanned};
 use super::journeys::Called;
-use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, journeys, push, temporal, types, window};
+use super::{
+    Expression, Inputs, Kind, Node, Op, aggregate, canonical, geofences, join, journeys, push, temporal, types, window,
+};
 
 /// The operators of a plan over these inputs.
 ///
@@ -58,9 +61,10 @@ pub(super) fn refused(why: &str) -> DataFusionError {
 }
 
 fn get(scan: &TableScan, inputs: &Inputs) -> Result<Arc<Node>> {
-    let node = match scan.source.downcast_ref::<Called>() {
-        Some(called) => journeys::node(called, inputs)?,
-        None => named(scan.table_name.table(), inputs)?,
+    let node = match (scan.source.downcast_ref::<Called>(), scan.source.downcast_ref::<Fenced>()) {
+        (Some(called), _) => journeys::node(called, inputs)?,
+        (_, Some(fenced)) => geofences::node(fenced, inputs)?,
+        _ => named(scan.table_name.table(), inputs)?,
     };
     let all = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?;
     let filter = conjunction(scan.filters.clone());

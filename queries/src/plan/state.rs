@@ -70,6 +70,18 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
             let name = what.name();
             Some(("Journeys", format!("positions{last} and the {name}{last} for each vehicle_id; of older ones a sum")))
         }
+        Op::Geofences { fences, rules, .. } => {
+            let (late, last) = (spoken(rules.late_ms), spoken(rules.retention_ms));
+            let fences = rows(fences, names);
+            let kept = "what the vehicle is in";
+            Some((
+                "Geofences",
+                format!(
+                    "{fences}, whole on every worker; for each vehicle_id positions of the last {late}, {kept}, and events of \
+                     the last {last}"
+                ),
+            ))
+        }
         Op::TopK { input, partition, skip, fetch, .. } => {
             let each = each(partition, &columns(input, names));
             let many = if input.append_only { count(skip.saturating_add(*fetch)) } else { rows(input, names) };
@@ -169,6 +181,7 @@ fn rows(node: &Node, names: Names<'_>) -> String {
         Op::Reduce { input, keys, .. } => format!("groups by {}", columns(input, names)[..*keys].join(", ")),
         Op::Sessions { input, keys, .. } => format!("sessions by {}", columns(input, names)[..*keys].join(", ")),
         Op::Journeys { what, .. } => what.name().to_owned(),
+        Op::Geofences { .. } => super::geofences::NAME.to_owned(),
         Op::Hop { input, .. } => format!("{} in each window", rows(input, names)),
         Op::TopK { .. } => format!("first rows of {}", node.reads().join(", ")),
         Op::Temporal { input, .. } => rows(input, names),

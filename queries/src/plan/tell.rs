@@ -57,6 +57,7 @@ pub fn columns(node: &Node, names: Names<'_>) -> Vec<String> {
             below[..*keys].iter().cloned().chain([start]).chain(told).collect()
         }
         Op::Journeys { what, .. } => what.names(),
+        Op::Geofences { .. } => super::geofences::names(),
         Op::TopK { input, .. } | Op::Temporal { input, .. } => columns(input, names),
         Op::Window { input, functions, .. } => {
             let mut below = columns(input, names);
@@ -217,6 +218,11 @@ pub(crate) fn told(node: &Node, names: Names<'_>) -> (&'static str, String) {
             );
             let until = retention.map(|retention| format!(" | until {} after the end", spoken(retention.ms)));
             ("Journeys", format!("{call}{}", until.unwrap_or_default()))
+        }
+        Op::Geofences { rules, .. } => {
+            let (dwell, late) = (written(rules.dwell_ms), written(rules.late_ms));
+            let call = format!("geofence_events(dwell => {dwell}, margin_m => {}, late => {late})", rules.margin_m);
+            ("Geofences", format!("{call} | until {} after each", spoken(rules.retention_ms)))
         }
         Op::Hop { .. } => ("Hop", columns(node, names).pop().unwrap_or_default()),
         Op::Sessions { keys, aggregates, retention, .. } => {
