@@ -22,7 +22,7 @@ use crate::time::Tick;
 
 use grid::Grid;
 pub use shape::{Bounds, Point, Shape};
-pub use visits::{At, Happened, Position, Vehicle, What};
+pub use visits::{At, Changes, Happened, Position, Vehicle, What};
 pub use wkt::POINTS_MAX;
 
 /// What counts as leaving and staying, and for how long positions are kept.

@@ -35,7 +35,7 @@ use datafusion::common::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
-use operators::geofences;
+use operators::geofences::Rules as FenceRules;
 use operators::journeys::Rules;
 use operators::row::Codec;
 
@@ -191,7 +191,7 @@ pub enum Op {
         /// The company, the id, the name, the kind, the shape and the radius.
         fences: Arc<Node>,
         /// What counts, and how long it is kept.
-        rules: geofences::Rules,
+        rules: FenceRules,
     },
     /// All rows of all inputs.
     Union(Vec<Arc<Node>>),
