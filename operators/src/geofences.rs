@@ -186,13 +186,7 @@ impl Fences {
 
 impl Company {
     fn new(id: Arc<str>) -> Self {
-        Self {
-            id,
-            numbers: HashMap::default(),
-            fences: Vec::new(),
-            free: Vec::new(),
-            grid: Grid::default(),
-        }
+        Self { id, numbers: HashMap::default(), fences: Vec::new(), free: Vec::new(), grid: Grid::default() }
     }
 
     fn put(&mut self, bounds: Bounds, fence: Fence) {

@@ -77,7 +77,11 @@ fn the_grid_finds_what_all_fences_asked_one_by_one_say() {
         for (company, id) in all.keys() {
             assert!(fences.remove(200, company, id));
         }
-        assert_eq!((fences.count(), fences.bytes(), fences.companies.len()), (0, 0, 0), "nothing stays of what has gone");
+        assert_eq!(
+            (fences.count(), fences.bytes(), fences.companies.len()),
+            (0, 0, 0),
+            "nothing stays of what has gone"
+        );
     }
     assert!(found > 3_000 && refused > 100, "{found} found, {refused} refused");
 }

@@ -131,10 +131,7 @@ pub fn below(node: &Node, wanted: &Wanted) -> Result<Vec<Wanted>> {
 /// Conditions on whose a fence is and on its id: of other fences nothing is asked.
 fn of_fences(conditions: &[Condition]) -> Result<Vec<Condition>> {
     let own = conditions.iter().filter(|condition| condition.is_over(|column| (1..=2).contains(&column)));
-    own.map(|condition| {
-        Ok(condition.over(replaced(condition.of.clone(), |column| Some(place(column - 1)))?))
-    })
-    .collect()
+    own.map(|condition| Ok(condition.over(replaced(condition.of.clone(), |column| Some(place(column - 1)))?))).collect()
 }
 
 /// Conditions on what rows are grouped by: other rows of the group decide what becomes of a row.

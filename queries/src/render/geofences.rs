@@ -14,7 +14,9 @@ use datafusion::error::{DataFusionError, Result};
 use differential_dataflow::consolidation::consolidate;
 use hashbrown::HashMap;
 use operators::error::excerpt;
-use operators::geofences::{AT_ONCE_MAX, At, Changes, Fences, Happened, Point, Position, Rules, Says, Shape, Vehicle, What};
+use operators::geofences::{
+    AT_ONCE_MAX, At, Changes, Fences, Happened, Point, Position, Rules, Says, Shape, Vehicle, What,
+};
 use operators::row::{Codec, Diff, Row, count};
 use operators::time::Tick;
 
@@ -145,7 +147,8 @@ impl Geofences {
             return;
         }
         let rows = self.values.encode(&event_columns(&changed), changed.len()).expect("columns of the plan");
-        let rows = changed.iter().zip(rows).map(|((number, _, diff), row)| (self.vehicles[*number].key.and(&row), *diff));
+        let rows =
+            changed.iter().zip(rows).map(|((number, _, diff), row)| (self.vehicles[*number].key.and(&row), *diff));
         out.rows.extend(rows);
         // What a late position changed and changed back has not happened.
         consolidate(&mut out.rows);
@@ -264,7 +267,8 @@ fn event_columns(changed: &[(usize, Happened, Diff)]) -> Vec<ArrayRef> {
     let times = |of: fn(&Happened) -> i64| -> ArrayRef {
         Arc::new(TimestampMillisecondArray::from_iter_values(events().map(of)))
     };
-    let floats = |of: fn(&Happened) -> Option<f64>| -> ArrayRef { Arc::new(events().map(of).collect::<Float64Array>()) };
+    let floats =
+        |of: fn(&Happened) -> Option<f64>| -> ArrayRef { Arc::new(events().map(of).collect::<Float64Array>()) };
     let inside_s = |happened: &Happened| {
         let lasted = happened.at.ts.saturating_sub(happened.entered_at) as f64 / 1_000.0;
         (happened.what != What::Enter).then_some(lasted)

@@ -221,7 +221,8 @@ fn lives(changes: &[Change], upto: Tick) -> Vec<Life> {
 }
 
 /// Vehicle, company, fence, its name, what, when, number, since when, for how long, why.
-type Told = (&'static str, &'static str, String, String, &'static str, i64, i64, i64, Option<f64>, Option<&'static str>);
+type Told =
+    (&'static str, &'static str, String, String, &'static str, i64, i64, i64, Option<f64>, Option<&'static str>);
 
 /// The definition: each vehicle against each fence by itself.
 fn found(drives: &[Arrived], changes: &[Change], tick: Tick) -> Vec<Told> {
@@ -269,7 +270,8 @@ fn found(drives: &[Arrived], changes: &[Change], tick: Tick) -> Vec<Told> {
 }
 
 fn told(rows: &[Told]) -> Vec<String> {
-    let text = |of: fn(&Told) -> Option<&str>| -> ArrayRef { Arc::new(rows.iter().map(of).collect::<StringViewArray>()) };
+    let text =
+        |of: fn(&Told) -> Option<&str>| -> ArrayRef { Arc::new(rows.iter().map(of).collect::<StringViewArray>()) };
     let time = |of: fn(&Told) -> i64| -> ArrayRef {
         Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(of)))
     };
@@ -339,7 +341,8 @@ fn check_faults(output: &crate::harness::Output, fences: &[Change], at: &[Tick],
         }
         let told = output.faults_at(*tick);
         let told = told.iter().filter(|(fault, _)| fault.operator == "Geofences");
-        let told: Diff = told.inspect(|(fault, _)| assert!(fault.message.starts_with("fence f"))).map(|(_, count)| count).sum();
+        let told: Diff =
+            told.inspect(|(fault, _)| assert!(fault.message.starts_with("fence f"))).map(|(_, count)| count).sum();
         assert_eq!(told, wrong, "faults of seed {seed} at {tick}");
     }
 }

@@ -114,7 +114,8 @@ fn a_polygon_is_where_a_point_winds_around() {
         let corners = 3 + (random.next() * 9.0) as usize;
         let turn = std::f64::consts::TAU / corners as f64;
         let far: Vec<f64> = (0..corners).map(|_| random.between(0.01, 0.1)).collect();
-        let mut ring: Vec<Point> = far.iter().enumerate().map(|(index, far)| corner(turn * index as f64, *far)).collect();
+        let mut ring: Vec<Point> =
+            far.iter().enumerate().map(|(index, far)| corner(turn * index as f64, *far)).collect();
         ring.push(ring[0]);
         let text: Vec<String> = ring.iter().map(|point| format!("{} {}", point.lon, point.lat)).collect();
         let star = shape("polygon", &format!("POLYGON (({}))", text.join(", ")), None);
@@ -142,7 +143,12 @@ fn what_is_no_shape_is_refused_with_the_reason() {
         (Some("circle"), Some("POINT (1 2)"), None, "it has no radius_m"),
         (Some("circle"), Some("POINT (1 2)"), Some(0.0), "its radius_m is more than 0 and at most 100000; found 0"),
         (Some("circle"), Some("POINT (1 2)"), Some(f64::NAN), "its radius_m is more than 0"),
-        (Some("corridor"), Some("LINESTRING (1 2, 3 4)"), Some(10_001.0), "its radius_m is more than 0 and at most 10000"),
+        (
+            Some("corridor"),
+            Some("LINESTRING (1 2, 3 4)"),
+            Some(10_001.0),
+            "its radius_m is more than 0 and at most 10000",
+        ),
         (Some("circle"), Some("LINESTRING (1 2, 3 4)"), Some(5.0), "the shape of a circle is a POINT"),
         (Some("corridor"), Some("LINESTRING (1 2)"), Some(5.0), "the line of a corridor has two points or more"),
         (Some("polygon"), Some("POLYGON ((1 2, 3 4, 1 2))"), None, "a ring of a polygon has four points"),
@@ -153,15 +159,35 @@ fn what_is_no_shape_is_refused_with_the_reason() {
         (Some("circle"), Some("POINT (179.999 0)"), Some(500.0), "it crosses the antimeridian"),
         (Some("circle"), Some("POINT (0 88.99)"), Some(5_000.0), "it reaches beyond 89 degrees"),
         (Some("circle"), Some("POINT (50 8 3)"), Some(5.0), "its shape is not to be read: there should be a ); found"),
-        (Some("circle"), Some("POINT (8 91)"), Some(5.0), "its shape is not to be read: a latitude is a number from -90"),
+        (
+            Some("circle"),
+            Some("POINT (8 91)"),
+            Some(5.0),
+            "its shape is not to be read: a latitude is a number from -90",
+        ),
         (Some("circle"), Some("POINT (nan 9)"), Some(5.0), "its shape is not to be read: a longitude is a number"),
         (Some("circle"), Some("POINT (inf 9)"), Some(5.0), "its shape is not to be read: a longitude is a number"),
         (Some("circle"), Some("POINT EMPTY"), Some(5.0), "its shape is not to be read: there should be a (; found"),
-        (Some("circle"), Some("POINT (1 2"), Some(5.0), "its shape is not to be read: there should be a ); found the end"),
-        (Some("circle"), Some("POINT (1 2) x"), Some(5.0), "its shape is not to be read: it ends with its last bracket"),
+        (
+            Some("circle"),
+            Some("POINT (1 2"),
+            Some(5.0),
+            "its shape is not to be read: there should be a ); found the end",
+        ),
+        (
+            Some("circle"),
+            Some("POINT (1 2) x"),
+            Some(5.0),
+            "its shape is not to be read: it ends with its last bracket",
+        ),
         (Some("circle"), Some(""), Some(5.0), "its shape is not to be read: it begins with POINT"),
         (Some("polygon"), Some("MULTIPOLYGON (((1 2)))"), None, "its shape is not to be read: MULTIPOLYGON is no"),
-        (Some("corridor"), Some(&format!("LINESTRING ({many})")), Some(5.0), "its shape is not to be read: it has more than 1000"),
+        (
+            Some("corridor"),
+            Some(&format!("LINESTRING ({many})")),
+            Some(5.0),
+            "its shape is not to be read: it has more than 1000",
+        ),
     ] {
         let found = Shape::read(kind, text, radius_m).expect_err("this is no shape");
         assert!(found.starts_with(why), "{text:?}: found {found}\nwanted {why}");
@@ -170,7 +196,8 @@ fn what_is_no_shape_is_refused_with_the_reason() {
 
 #[test]
 fn damaged_texts_are_refused_or_understood() {
-    let texts = ["POLYGON ((8 50, 8.01 50, 8.01 50.01, 8 50))", "LINESTRING(-1.5e1 +2,3 4)", "POINT (8 50)", "ß(−1 \0)"];
+    let texts =
+        ["POLYGON ((8 50, 8.01 50, 8.01 50.01, 8 50))", "LINESTRING(-1.5e1 +2,3 4)", "POINT (8 50)", "ß(−1 \0)"];
     let odd = ['(', ')', ',', ' ', '-', 'e', '9', '\u{202e}', '.', 'P'];
     let mut random = Random(5);
     let mut understood = 0;
