@@ -98,14 +98,14 @@ pub struct Fences {
 struct Company {
     id: Arc<str>,
     numbers: HashMap<Arc<str>, u32, foldhash::fast::FixedState>,
-    /// By number, with where they are and the margin around.
-    fences: Vec<Option<(Bounds, Rc<Fence>)>>,
+    /// By number.
+    fences: Vec<Option<Rc<Fence>>>,
     free: Vec<u32>,
     grid: Grid,
 }
 
 /// About what a fence takes beside its shape and its texts.
-const FENCE_BYTES: usize = 400;
+const FENCE_BYTES: usize = 1_000;
 
 fn bytes(fence: &Fence) -> usize {
     let texts = fence.fence_id.len() + fence.name.as_ref().map_or(0, |name| name.len());
@@ -122,23 +122,22 @@ impl Fences {
     /// A fence comes at a tick, or changes.
     pub fn put(&mut self, tick: Tick, company_id: &str, fence_id: &str, name: Option<&str>, shape: Shape) {
         let company = self.companies.entry(company_id.into()).or_insert_with_key(|id| Company::new(id.clone()));
-        let old = company.take(fence_id);
+        let old = company.take(fence_id, self.margin_m);
         match &old {
             Some(old) => self.bytes -= bytes(old),
             None => self.count += 1,
         }
         let life = old.as_ref().map_or_else(|| Rc::new(Life { from: tick, ..Life::default() }), |old| old.life.clone());
         let fence_id = old.map_or_else(|| fence_id.into(), |old| old.fence_id.clone());
-        let bounds = shape.bounds().widened(self.margin_m);
         let fence = Fence { company_id: company.id.clone(), fence_id, name: name.map(Arc::from), shape, life };
         self.bytes += bytes(&fence);
-        company.put(bounds, fence);
+        company.put(fence, self.margin_m);
     }
 
     /// A fence goes at a tick. Whether there was one.
     pub fn remove(&mut self, tick: Tick, company_id: &str, fence_id: &str) -> bool {
         let Some(company) = self.companies.get_mut(company_id) else { return false };
-        let Some(old) = company.take(fence_id) else { return false };
+        let Some(old) = company.take(fence_id, self.margin_m) else { return false };
         self.bytes -= bytes(&old);
         self.count -= 1;
         old.life.until.set(Some(tick));
@@ -156,10 +155,7 @@ impl Fences {
         said.clear();
         let Some(company) = company_id.and_then(|id| self.companies.get(id)) else { return Ok(()) };
         for number in company.grid.at(at) {
-            let Some((bounds, fence)) = &company.fences[number as usize] else { continue };
-            if !bounds.has(at) {
-                continue;
-            }
+            let Some(fence) = &company.fences[number as usize] else { continue };
             let Some(inside) = fence.shape.locate(at, self.margin_m) else { continue };
             if said.len() == AT_ONCE_MAX {
                 said.clear();
@@ -189,20 +185,20 @@ impl Company {
         Self { id, numbers: HashMap::default(), fences: Vec::new(), free: Vec::new(), grid: Grid::default() }
     }
 
-    fn put(&mut self, bounds: Bounds, fence: Fence) {
+    fn put(&mut self, fence: Fence, margin_m: f64) {
         let number = self.free.pop().unwrap_or_else(|| {
             self.fences.push(None);
             (self.fences.len() - 1) as u32
         });
-        self.grid.insert(&bounds, number);
+        self.grid.insert(&fence.shape.bounds().widened(margin_m), &fence.shape.parts(margin_m), number);
         self.numbers.insert(fence.fence_id.clone(), number);
-        self.fences[number as usize] = Some((bounds, Rc::new(fence)));
+        self.fences[number as usize] = Some(Rc::new(fence));
     }
 
-    fn take(&mut self, fence_id: &str) -> Option<Rc<Fence>> {
+    fn take(&mut self, fence_id: &str, margin_m: f64) -> Option<Rc<Fence>> {
         let number = self.numbers.remove(fence_id)?;
-        let (bounds, fence) = self.fences[number as usize].take()?;
-        self.grid.remove(&bounds, number);
+        let fence = self.fences[number as usize].take()?;
+        self.grid.remove(&fence.shape.parts(margin_m), number);
         self.free.push(number);
         Some(fence)
     }

@@ -124,6 +124,17 @@ impl Shape {
         self.bounds
     }
 
+    /// Where its parts are, with what is this far around each: of a corridor its edges.
+    #[must_use]
+    pub fn parts(&self, margin_m: f64) -> Vec<Bounds> {
+        match &self.form {
+            Form::Corridor { line, radius_m } => {
+                line.windows(2).map(|edge| Bounds::of(edge).widened(radius_m + margin_m)).collect()
+            }
+            _ => vec![self.bounds.widened(margin_m)],
+        }
+    }
+
     /// Whether a position is inside, or else (`false`) not further from the border than the margin; none if it is further.
     #[must_use]
     pub fn locate(&self, at: Point, margin_m: f64) -> Option<bool> {
