@@ -80,9 +80,7 @@ impl Grid {
     /// Puts a number where these parts are, within these bounds.
     pub fn insert(&mut self, bounds: &Bounds, parts: &[Bounds], number: u32) {
         let (level, squares) = squares(parts);
-        squares
-            .into_iter()
-            .for_each(|square| self.squares.entry(square).or_default().push(Entry::new(bounds, number)));
+        squares.into_iter().for_each(|square| self.squares.entry(square).or_default().push(Entry::new(bounds, number)));
         self.counts[level] += 1;
         self.used |= 1 << level;
     }
