@@ -23,6 +23,7 @@ mod silence;
 mod state;
 mod tell;
 mod temporal;
+mod unnest;
 mod window;
 
 use std::fmt;
@@ -51,6 +52,7 @@ pub use share::{inlined, renamed, shareable, substitute};
 pub use state::{Kept, state};
 pub use tell::{Names, physical, spoken};
 pub(crate) use tell::{bound as told_bound, columns, text, told as told_operator};
+pub(crate) use unnest::ELEMENTS_MAX;
 
 /// An expression over the columns of a node.
 pub type Expression = Arc<dyn PhysicalExpr>;
@@ -193,6 +195,13 @@ pub enum Op {
         /// What counts, and how long it is kept.
         rules: FenceRules,
     },
+    /// Each row once for each element of its lists, with the elements in their place.
+    Unnest {
+        /// Its input.
+        input: Arc<Node>,
+        /// Which columns are lists.
+        lists: Vec<usize>,
+    },
     /// All rows of all inputs.
     Union(Vec<Arc<Node>>),
     /// Rows are there between two times.
@@ -271,6 +280,7 @@ impl Node {
             | Op::Hop { input, .. }
             | Op::Sessions { input, .. }
             | Op::Journeys { input, .. }
+            | Op::Unnest { input, .. }
             | Op::Temporal { input, .. } => vec![input],
             Op::Join(join) => vec![&join.left, &join.right],
             Op::Geofences { positions, fences, .. } => vec![positions, fences],
@@ -372,6 +382,7 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
             let told: Vec<String> = functions.iter().map(window::told).collect();
             format!("window {} {partition:?} {order:?} {told:?}", input.id.0)
         }
+        Op::Unnest { input, lists } => format!("unnest {} {lists:?}", input.id.0),
         Op::Union(inputs) => format!("union {:?}", inputs.iter().map(|input| input.id.0).collect::<Vec<_>>()),
         Op::Temporal { input, bounds } => format!("temporal {} {bounds:?}", input.id.0),
     };

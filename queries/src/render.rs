@@ -23,6 +23,7 @@ mod session_events;
 mod sessions;
 mod temporal;
 mod top;
+mod unnest;
 mod usage;
 mod window;
 mod within;
@@ -144,6 +145,7 @@ impl<'s> Builder<'s> {
             }
             Op::Journeys { input, what, rules, retention } => self.journeys(node, input, *what, *rules, *retention)?,
             Op::Geofences { positions, fences, rules } => self.geofences(node, positions, fences, *rules)?,
+            Op::Unnest { input, lists } => return self.unnest(node, input, lists),
             Op::Union(inputs) => return self.union(inputs),
             Op::Temporal { input, bounds } => {
                 let table = self.table(input)?;

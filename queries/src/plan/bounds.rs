@@ -99,10 +99,8 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
                 grows = false;
             }
         }
-        Op::Hop { .. } => {
-            let input = &first.expect("hops have an input").columns;
-            columns.copy_from_slice(input);
-            columns[width - 1] = Known::Window;
+        Op::Hop { .. } | Op::Unnest { .. } | Op::Window { .. } => {
+            columns = passed_on(&node.op, &first.expect("they have an input").columns, width);
         }
         Op::Sessions { keys, aggregates, .. } => {
             let input = first.expect("sessions have an input");
@@ -132,8 +130,6 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
                 grows = false;
             }
         }
-        Op::Window { .. } => columns[..first.map_or(0, |input| input.columns.len())]
-            .copy_from_slice(&first.expect("a window has an input").columns),
         Op::Union(_) => columns = united(&below),
         Op::Temporal { bounds, .. } => {
             columns = first.expect("a filter has an input").columns.clone();
@@ -145,6 +141,18 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
         _ => with(node, inputs, retention),
     };
     Ok(Walked { node, grows, columns })
+}
+
+/// What is known of the columns of rows that come out with other columns in the place of some, or with more.
+fn passed_on(op: &Op, input: &[Known], width: usize) -> Vec<Known> {
+    let mut columns = input.to_vec();
+    columns.resize(width, Known::Other);
+    match op {
+        Op::Hop { .. } => columns[width - 1] = Known::Window,
+        Op::Unnest { lists, .. } => lists.iter().for_each(|list| columns[*list] = Known::Other),
+        _ => {}
+    }
+    columns
 }
 
 /// What is known of the columns of a union: what all inputs agree on.
@@ -347,11 +355,12 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
             let (partition, order, functions) = (partition.clone(), order.clone(), functions.clone());
             Op::Window { input: next(), partition, order, functions }
         }
+        Op::Unnest { lists, .. } => Op::Unnest { input: next(), lists: lists.clone() },
         Op::Union(_) => Op::Union(inputs.collect()),
         Op::Temporal { bounds, .. } => Op::Temporal { input: next(), bounds: bounds.clone() },
     };
     let (kind, append_only) = match &op {
-        Op::Map { input, .. } => (input.kind, input.append_only),
+        Op::Map { input, .. } | Op::Unnest { input, .. } => (input.kind, input.append_only),
         Op::Union(inputs) if inputs.iter().any(|input| input.kind == Kind::Table) => {
             (Kind::Table, inputs.iter().all(|input| input.append_only))
         }

@@ -123,6 +123,11 @@ pub fn below(node: &Node, wanted: &Wanted) -> Result<Vec<Wanted>> {
                 Ok(conditions.iter().filter_map(|condition| hopped(condition, last, *size_ms)).collect())
             })
         }
+        // An element tells nothing of its list that could be asked of a row.
+        Op::Unnest { lists, .. } => both(&|conditions| {
+            let kept = conditions.iter().filter(|condition| condition.is_over(|column| !lists.contains(&column)));
+            Ok(kept.cloned().collect())
+        }),
         Op::Union(inputs) => Ok(vec![wanted.clone(); inputs.len()]),
         Op::Temporal { .. } => Ok(vec![wanted.clone()]),
     }

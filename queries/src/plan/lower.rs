@@ -22,7 +22,8 @@ use super::geofences::Fenced;
 use super::hop::{Fanned, fanned};
 use super::journeys::Called;
 use super::{
-    Expression, Inputs, Kind, Node, Op, aggregate, canonical, geofences, join, journeys, push, temporal, types, window,
+    Expression, Inputs, Kind, Node, Op, aggregate, canonical, geofences, join, journeys, push, temporal, types, unnest,
+    window,
 };
 
 /// The operators of a plan over these inputs.
@@ -49,9 +50,7 @@ pub fn lower(plan: &LogicalPlan, inputs: &Inputs) -> Result<Arc<Node>> {
         LogicalPlan::EmptyRelation(empty) => nothing(empty),
         LogicalPlan::Values(values) => constant(values),
         LogicalPlan::RecursiveQuery(_) => Err(refused("WITH RECURSIVE: nothing bounds its work; unroll the steps")),
-        LogicalPlan::Unnest(_) => {
-            Err(refused("unnest: rows made of a list are not kept up to date; use the rows that the list was made of"))
-        }
+        LogicalPlan::Unnest(unnest) => unnest::unnest(unnest, inputs),
         other => Err(refused(&format!("{}: a view is made of SELECT alone", other.display()))),
     }
 }

@@ -44,7 +44,7 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
         if by.is_empty() { String::new() } else { format!(" for each {}", by.join(", ")) }
     };
     match &node.op {
-        Op::Get(_) | Op::Constant(_) | Op::Map { .. } | Op::Hop { .. } | Op::Union(_) => None,
+        Op::Get(_) | Op::Constant(_) | Op::Map { .. } | Op::Hop { .. } | Op::Unnest { .. } | Op::Union(_) => None,
         Op::Join(join) if node.kind == Kind::Events => Some(met(join, names)),
         Op::Join(join) if !matches!(join.meets, Meets::Now) => Some(met(join, names)),
         Op::Join(join) => Some(("Join", sides(join, names))),
@@ -183,6 +183,7 @@ fn rows(node: &Node, names: Names<'_>) -> String {
         Op::Journeys { what, .. } => what.name().to_owned(),
         Op::Geofences { .. } => super::geofences::NAME.to_owned(),
         Op::Hop { input, .. } => format!("{} in each window", rows(input, names)),
+        Op::Unnest { input, .. } => format!("elements of {}", rows(input, names)),
         Op::TopK { .. } => format!("first rows of {}", node.reads().join(", ")),
         Op::Temporal { input, .. } => rows(input, names),
         Op::Join(_) | Op::Window { .. } | Op::Union(_) => format!("rows of {}", node.reads().join(" with ")),

@@ -65,6 +65,11 @@ pub fn columns(node: &Node, names: Names<'_>) -> Vec<String> {
             below.extend(told);
             below
         }
+        Op::Unnest { input, lists } => {
+            let mut below = columns(input, names);
+            lists.iter().for_each(|list| below[*list] = format!("unnest({})", below[*list]));
+            below
+        }
         Op::Union(inputs) => inputs.first().map(|input| columns(input, names)).unwrap_or_default(),
     };
     all.extend((all.len()..width).map(|place| format!("column {}", place + 1)));
@@ -244,6 +249,10 @@ pub(crate) fn told(node: &Node, names: Names<'_>) -> (&'static str, String) {
             let below = below();
             let told: Vec<String> = functions.iter().map(|one| function(one, &below)).collect();
             ("Window", format!("{} over each ({})", told.join(", "), list(partition, &below)))
+        }
+        Op::Unnest { lists, .. } => {
+            let all = columns(node, names);
+            ("Unnest", lists.iter().map(|list| all[*list].clone()).collect::<Vec<_>>().join(", "))
         }
         Op::Union(inputs) => ("Union", format!("of {}", inputs.len())),
         Op::Temporal { bounds, .. } => {

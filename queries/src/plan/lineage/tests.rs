@@ -212,6 +212,11 @@ fn fences_and_what_happens_at_them() {
 }
 
 #[test]
+fn elements_of_lists() {
+    check("SELECT device_id, unnest(make_array(seq, 1)) AS e FROM t", &[(0, "d"), (1, "3")], &["t: device_id = d"]);
+}
+
+#[test]
 fn unions_and_times() {
     check(
         "SELECT device_id AS d, 'a' AS k FROM t UNION ALL SELECT company_id, 'b' FROM u",
