@@ -57,7 +57,8 @@ fn shape(random: &mut Random, cities: &[Point]) -> Shape {
     match random.below(10) {
         0..6 => read("circle", &format!("POINT ({lon} {lat})"), Some(metres)),
         6..9 => {
-            let ring: Vec<String> = (0..=12).map(|corner| around(f64::from(corner % 12) / 12.0 * 6.283)).collect();
+            let ring: Vec<String> =
+                (0..=12).map(|corner| around(f64::from(corner % 12) / 12.0 * std::f64::consts::TAU)).collect();
             read("polygon", &format!("POLYGON (({}))", ring.join(", ")), None)
         }
         _ => {
