@@ -53,6 +53,7 @@ pub fn shareable(node: &Arc<Node>) -> Vec<(Id, Arc<Node>)> {
                 | Op::Reduce { .. }
                 | Op::Sessions { .. }
                 | Op::Journeys { .. }
+                | Op::Geofences { .. }
                 | Op::TopK { .. }
                 | Op::Window { .. }
                 | Op::Temporal { .. }

@@ -7,7 +7,7 @@ use datafusion::error::Result;
 
 use super::point::{Point, Speech, row_of, rows};
 use super::seen::Keys;
-use crate::plan::{Join, Kind, Meets, Op, spoken, text, told_bound};
+use crate::plan::{Join, Kind, Meets, Op, Retention, spoken, text, told_bound};
 use crate::trial::cells::shown_time;
 
 /// The operator from which on the rows of a key are not there.
@@ -205,6 +205,7 @@ impl Speech<'_> {
             Op::Reduce { retention, .. } | Op::Sessions { retention, .. } | Op::Journeys { retention, .. } => {
                 *retention
             }
+            Op::Geofences { rules, .. } => Some(Retention { key: 0, ms: rules.retention_ms }),
             _ => None,
         };
         let left = point.noted.seen.left.filter(|_| point.was_there())?;
