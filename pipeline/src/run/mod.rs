@@ -73,7 +73,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
         }
         None => (None, None),
     };
-    let resumed = from.floor > 0;
+    let resumed = Some(from.floor).filter(|&tick| tick > 0);
     let job = Job::start(
         settings::job(&config),
         inputs.origin(&config, from),
@@ -82,8 +82,8 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
         durability,
         metrics::report,
     )?;
-    if let Some(streams) = streams.as_ref().filter(|_| resumed) {
-        streams.build_again(&config)?;
+    if let Some((streams, from)) = streams.as_ref().zip(resumed) {
+        streams.build_again(&config, from)?;
     }
     inputs.simulate(&config)?;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use operators::time::Tick;
 use queries::catalog::{Catalog, File, Problem, files};
 use queries::live::{Engine, Options, Suspended};
 use queries::readers::Users;
@@ -56,16 +57,16 @@ impl Streams {
         Ok(Some(Self { engine, keeping, sinks }))
     }
 
-    /// Builds the streams of the configured directory from the log, once the dataflow works.
+    /// Builds the streams of the configured directory from the log, once the dataflow works beyond the tick at which it goes on.
     ///
     /// # Errors
     /// A file cannot be read, or is not what it should be.
-    pub fn build_again(&self, config: &Config) -> Result<(), String> {
+    pub fn build_again(&self, config: &Config, from: Tick) -> Result<(), String> {
         if config.sql.streams.is_empty() {
             return Ok(());
         }
         let read = read(Path::new(&config.sql.streams))?;
-        match self.engine.build_again(&read) {
+        match self.engine.build_again(&read, from) {
             Ok(_) => Ok(()),
             Err(problems) => Err(told(&problems)),
         }

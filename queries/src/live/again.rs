@@ -6,21 +6,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use operators::time::Tick;
 use tokio::task::JoinHandle;
 
-use super::backfill::History;
+use super::backfill::{History, LOOK};
 use super::engine::Engine;
 use crate::catalog::{File, Problem};
 
 impl Engine {
-    /// Builds the streams of these files one after the other. Tells what is wrong with them before any is built.
+    /// Builds the streams of these files one after the other, once the dataflow has come beyond tick `from`, where it goes on: what is
+    /// before that is the past of them all. Tells what is wrong with them before any is built.
     ///
     /// # Errors
     /// Files that declare nothing that can be kept up to date: none is built.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn build_again(self: &Arc<Self>, files: &[File]) -> Result<JoinHandle<()>, Vec<Problem>> {
+    pub fn build_again(self: &Arc<Self>, files: &[File], from: Tick) -> Result<JoinHandle<()>, Vec<Problem>> {
         let (mut texts, mut again) = (Vec::new(), BTreeMap::new());
         let problems = self.catalog().load_each(files, |view| {
             texts.push((view.relation.name.clone(), view.declaration.text.clone()));
@@ -35,6 +37,9 @@ impl Engine {
         self.state().again = again;
         let engine = self.clone();
         Ok(tokio::spawn(async move {
+            while engine.keeper.as_of() <= from {
+                tokio::time::sleep(LOOK).await;
+            }
             for (stream, text) in texts {
                 let added = engine.add(&text, History::All, true).await;
                 engine.state().again.remove(&stream);
