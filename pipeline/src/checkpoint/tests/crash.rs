@@ -167,7 +167,7 @@ fn after_an_error_the_last_checkpoint_is_there_and_the_next_has_everything() {
                 continue;
             };
             // Long enough for the errors to end.
-            for step in 0..if length == 1 { 4 } else { 60 } {
+            for step in 0..if length == 1 { 8 } else { 60 } {
                 let before = script.saved;
                 match script.save(&mut store) {
                     Ok(saved) => failures += saved.left_undone.len(),

@@ -157,3 +157,19 @@ fn a_checkpoint_goes_to_another_directory_and_back() {
     assert!(why.contains(copy.to_str().unwrap()), "{why}");
     assert_eq!(newest(&store).unwrap().len(), 2);
 }
+
+/// A checkpoint as the first version of the format wrote it is read for as long as that version is.
+#[test]
+fn the_first_version_is_read() {
+    let archive = Archive::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/checkpoint/tests/v1"));
+    let manifest = archive.newest().unwrap().manifest.unwrap();
+    assert_eq!((manifest.sequence, manifest.moment.tick, manifest.files.len()), (2, 1_760_000_000_005, 2));
+    assert_eq!(manifest.moment.positions[0].offset, 42);
+    assert_eq!(manifest.moment.sinks["redis"]["vehicle_state"], 1_760_000_000_000);
+    let expected: State = [
+        ((id("silence"), b"d1".to_vec()), (11, b"online ".repeat(30))),
+        ((id("vehicle"), b"".to_vec()), (0, b"".to_vec())),
+    ]
+    .into();
+    assert_eq!(load(&archive, &manifest).unwrap(), expected);
+}
