@@ -3,6 +3,7 @@
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
+use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -10,7 +11,8 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use crate::batch::{Batch, TICK, i64s, u64s};
 use crate::counters::{Counters, add};
-use crate::devices::{ByDevice, FETCH_ROWS, numbers};
+use crate::devices::{ByDevice, Devices, FETCH_ROWS, numbers};
+use crate::durable::{self, Damaged, Dirty, Durable, Give, States};
 use crate::pending::{Closed, Pending};
 use crate::time::{Tick, closed_before};
 
@@ -52,14 +54,77 @@ impl Seen {
 }
 
 /// What is remembered of each device that was heard of within the horizon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Remembered {
+    ids: Devices,
     seen: ByDevice<Option<Box<Seen>>>,
     known: u64,
+    dirty: Dirty,
+}
+
+/// [`Seen`] in a checkpoint: events as what they are before the greatest one, which takes a quarter of the space.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    last: Tick,
+    next: u8,
+    greatest: (i64, i64),
+    before: Vec<(i64, i64)>,
+}
+
+impl From<&Seen> for Written {
+    fn from(seen: &Seen) -> Self {
+        let (ts, seq) = seen.greatest;
+        let before = |event: &(i64, i64)| (ts.wrapping_sub(event.0), seq.wrapping_sub(event.1));
+        let before = seen.ring[..seen.length as usize].iter().map(before).collect();
+        Self { last: seen.last, next: seen.next, greatest: seen.greatest, before }
+    }
+}
+
+impl TryFrom<Written> for Seen {
+    type Error = Damaged;
+
+    fn try_from(written: Written) -> Result<Self, Damaged> {
+        let Written { last, next, greatest, before } = written;
+        if before.len() > REMEMBERED || next as usize >= REMEMBERED || next as usize > before.len() {
+            return Err(Damaged::new(format!("{} events and the next at {next}", before.len())));
+        }
+        let mut seen = Self { greatest, last, length: before.len() as u8, next, ring: [(0, 0); REMEMBERED] };
+        for (event, (ts, seq)) in seen.ring.iter_mut().zip(before) {
+            *event = (greatest.0.wrapping_sub(ts), greatest.1.wrapping_sub(seq));
+        }
+        Ok(seen)
+    }
+}
+
+impl Durable for Remembered {
+    fn changed(&mut self, give: &mut Give<'_>) {
+        let (ids, mut key, mut value) = (self.ids.ids(), Vec::new(), Vec::new());
+        for number in self.dirty.take() {
+            durable::write_key(&mut key, ids.text(number).as_bytes(), &[]);
+            let seen = self.seen.get(number).and_then(Option::as_ref);
+            value.clear();
+            seen.into_iter().for_each(|seen| durable::write(&mut value, &Written::from(&**seen)));
+            give(&key, seen.map(|_| &value[..]));
+        }
+    }
+
+    fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+        let device = self.ids.number(durable::text(durable::read_key(key)?.0)?);
+        let seen = durable::read::<Written>(value)?.try_into()?;
+        self.seen.reserve(&[device], || None);
+        self.known += 1;
+        *self.seen.at(device) = Some(Box::new(seen));
+        Ok(())
+    }
 }
 
 impl Remembered {
+    fn new(ids: Devices, is_kept: bool) -> Self {
+        Self { ids, seen: ByDevice::default(), known: 0, dirty: Dirty::new(is_kept) }
+    }
+
     fn seen(&mut self, device: u32) -> &mut Seen {
+        self.dirty.mark(device);
         let known = &mut self.known;
         self.seen.at(device).get_or_insert_with(|| {
             *known += 1;
@@ -68,10 +133,11 @@ impl Remembered {
     }
 
     fn forget(&mut self, is_over: impl Fn(&Seen) -> bool) {
-        for seen in self.seen.iter_mut() {
+        for (number, seen) in (0..).zip(self.seen.iter_mut()) {
             if seen.as_ref().is_some_and(|seen| is_over(seen)) {
                 *seen = None;
                 self.known -= 1;
+                self.dirty.mark(number);
             }
         }
     }
@@ -80,16 +146,18 @@ impl Remembered {
 /// Telemetry without duplicates. Of equal events the first in canonical order stays.
 ///
 /// `events` must lie with the owners of their devices (see [`crate::devices::own`]); `horizon_ms` is how long a silent device is
-/// remembered, in ticks' milliseconds.
+/// remembered, in ticks' milliseconds. What is remembered is the state `deduplicate`.
 pub fn deduplicate<'s>(
     events: Stream<'s, Tick, Batch>,
     horizon_ms: u64,
+    devices: &Devices,
     counters: Counters,
+    states: &States,
 ) -> Stream<'s, Tick, Batch> {
+    let remembered = states.keep("deduplicate", Remembered::new(devices.clone(), states.are_kept()));
     events.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(Pipeline, "Deduplicate", move |capability, _| {
         let mut capability = Some(capability);
         let mut pending = Pending::default();
-        let mut devices = Remembered::default();
         let mut sweep = 0;
         move |(input, frontier), output| {
             input.for_each(|_, batch| {
@@ -99,12 +167,13 @@ pub fn deduplicate<'s>(
                 }
             });
             let Some(held) = &mut capability else { return };
+            let devices = &mut *remembered.borrow_mut();
             let upto = closed_before(frontier.frontier());
             if upto > *held.time() {
                 let closed = pending.close(upto);
                 if !closed.runs.is_empty() {
                     let mut session = output.session(held);
-                    for rows in distinct(&closed, &mut devices, horizon_ms, &counters) {
+                    for rows in distinct(&closed, devices, horizon_ms, &counters) {
                         session.give_container(&mut rows.into());
                     }
                 }

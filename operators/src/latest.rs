@@ -6,6 +6,7 @@ use arrow::array::{Array, BooleanArray, Float64Array, Int32Array, Int64Array, Re
 use crate::batch::{OFFSET, PARTITION, bools, i32s, i64s};
 use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
+use serde::{Deserialize, Serialize};
 
 /// Names of the measurements, in the order of [`Latest::measurements`].
 pub const MEASUREMENTS: [&str; 9] = [
@@ -54,7 +55,7 @@ impl Status {
 }
 
 /// Last known values of one device. A value that the newest message lacks keeps what an earlier one said.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latest {
     /// Device time of the newest message, in milliseconds.
     pub ts: i64,

@@ -11,6 +11,7 @@ pub mod deduplicate;
 pub mod device_links;
 pub mod devices;
 pub mod distance;
+pub mod durable;
 pub mod enrich;
 pub mod error;
 pub mod exact_sum;

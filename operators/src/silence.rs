@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray, UInt64Array};
+use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -17,6 +18,7 @@ use crate::batch::{Batch, DELETED, TICK, bools, by_key, i64s, strings, u64s};
 use crate::changes::Changes;
 use crate::device_links::device_of;
 use crate::devices::{ByDevice, Devices, numbers};
+use crate::durable::{self, Damaged, Dirty, Durable, Give, States};
 use crate::pending::Pending;
 use crate::record::output;
 use crate::time::{Tick, closed_before};
@@ -49,11 +51,14 @@ pub struct Connectivity<'s> {
 
 /// Watches the arrivals in `events` (with the owners of their devices); `links` give each device's threshold and vehicle. An arrival at tick
 /// T sees the links with ticks before T, a silence that is found at tick T those up to T: it is found at the tick's end.
+///
+/// What is known of the devices is the state `silence`; the vehicles that carry them come from `links` again.
 pub fn silence<'s>(
     events: Stream<'s, Tick, Batch>,
     links: Stream<'s, Tick, Batch>,
     options: Options,
     devices: &Devices,
+    states: &States,
 ) -> Connectivity<'s> {
     let mut builder = OperatorBuilder::new("Silence".into(), events.scope());
     let mut events = builder.new_input(events, Pipeline);
@@ -62,11 +67,12 @@ pub fn silence<'s>(
     let (event_output, happened) = builder.new_output();
     let mut table_output: OutputBuilder<Tick, CapacityContainerBuilder<Batch>> = OutputBuilder::from(table_output);
     let mut event_output: OutputBuilder<Tick, CapacityContainerBuilder<Batch>> = OutputBuilder::from(event_output);
-    let mut watch = Watch::new(options, devices.clone());
+    let watch = states.keep("silence", Watch::new(options, devices.clone(), states.are_kept()));
     builder.build(move |capabilities| {
         let mut capabilities = capabilities;
         let mut pending = Pending::default();
         move |frontiers| {
+            let watch = &mut *watch.borrow_mut();
             events.for_each(|_, batch| pending.extend(batch.take()));
             links.for_each(|_, batch| watch.stash(batch));
             let Some(now) = capabilities.first().map(|held| *held.time()) else { return };
@@ -137,11 +143,48 @@ struct Watch {
     /// Company ids, each held once.
     companies: BTreeSet<Arc<str>>,
     changes: Vec<Change>,
+    dirty: Dirty,
+}
+
+/// [`Device`] in a checkpoint.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    last: Tick,
+    online: bool,
+    streak: u32,
+    threshold_ms: u64,
+    threshold_since: Tick,
+}
+
+impl Durable for Watch {
+    fn changed(&mut self, give: &mut Give<'_>) {
+        let (ids, mut key, mut value) = (self.ids.ids(), Vec::new(), Vec::new());
+        for number in self.dirty.take() {
+            let Some(device) = self.devices.get(number) else { continue };
+            let &Device { last, online, streak, threshold_ms, threshold_since, armed: _ } = device;
+            durable::write_key(&mut key, ids.text(number).as_bytes(), &[]);
+            value.clear();
+            durable::write(&mut value, &Written { last, online, streak, threshold_ms, threshold_since });
+            give(&key, Some(&value));
+        }
+    }
+
+    fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+        let number = self.ids.number(durable::text(durable::read_key(key)?.0)?);
+        let Written { last, online, streak, threshold_ms, threshold_since } = durable::read(value)?;
+        self.make_room(&[number]);
+        *self.devices.at(number) = Device { last, online, streak, threshold_ms, threshold_since, armed: None };
+        if online {
+            self.arm(number);
+        }
+        Ok(())
+    }
 }
 
 impl Watch {
-    fn new(options: Options, ids: Devices) -> Self {
+    fn new(options: Options, ids: Devices, is_kept: bool) -> Self {
         Self {
+            dirty: Dirty::new(is_kept),
             options,
             ids,
             devices: ByDevice::default(),
@@ -182,6 +225,7 @@ impl Watch {
     fn arrival(&mut self, slot: u32, tick: Tick) {
         // Its timer may be due between its last message and this one.
         self.expire(slot, tick);
+        self.dirty.mark(slot);
         let required = self.options.online_after_messages;
         let device = self.devices.at(slot);
         let first = device.last == 0;
@@ -258,6 +302,7 @@ impl Watch {
         if threshold_ms != state.threshold_ms {
             state.threshold_ms = threshold_ms;
             state.threshold_since = tick;
+            self.dirty.mark(slot);
         }
         // A shorter threshold needs an earlier timer; the old one does nothing when it fires.
         let due = state.due();
@@ -268,6 +313,7 @@ impl Watch {
 
     /// Notes what has just become of a device.
     fn change(&mut self, device: u32, since: Tick, tick: Tick) {
+        self.dirty.mark(device);
         let (online, carrier) = (self.devices.at(device).online, self.carriers.at(device).first().cloned());
         self.changes.push(Change { device, online, since, tick, carrier });
     }

@@ -21,6 +21,7 @@ use crate::changes::Changes;
 use crate::counters::{Counters, add};
 use crate::device_links::DeviceLinks;
 use crate::devices::{ByDevice, Devices, FETCH_ROWS, numbers};
+use crate::durable::{self, Damaged, Dirty, Durable, Give, States};
 use crate::latest::{Columns, Latest, Status};
 use crate::pending::Pending;
 use crate::time::{Tick, all_closed_before};
@@ -68,7 +69,7 @@ pub struct Options {
 }
 
 /// The table `vehicle_state` (columns of [`output::vehicle_state`](crate::record::output::vehicle_state)).
-pub struct States<'s> {
+pub struct Table<'s> {
     /// At most one change of a vehicle a tick and worker.
     pub changes: Stream<'s, Tick, Batch>,
     /// At the end of each window the state of each vehicle that changed within it, with the window's end as its tick. A vehicle
@@ -78,6 +79,8 @@ pub struct States<'s> {
 
 /// Joins `events` and `connectivity`, which lie with the owners of their devices, with `links`, wherever these lie. A vehicle has
 /// a row once its device has sent something; where several vehicles claim one device, each has a row.
+///
+/// The devices' values are the state `vehicle_state`. With them a start puts out the whole table, as of the links' tick.
 pub fn vehicle_state<'s>(
     events: Stream<'s, Tick, Batch>,
     links: Stream<'s, Tick, Batch>,
@@ -85,7 +88,8 @@ pub fn vehicle_state<'s>(
     options: Options,
     devices: &Devices,
     counters: Counters,
-) -> States<'s> {
+    kept: &States,
+) -> Table<'s> {
     let mut builder = OperatorBuilder::new("VehicleState".into(), events.scope());
     let mut events = builder.new_input(events, Pipeline);
     let mut links = builder.new_input(links, by_key("device_id"));
@@ -94,10 +98,11 @@ pub fn vehicle_state<'s>(
     let (conflated_output, conflated) = builder.new_output();
     let mut outputs: [OutputBuilder<Tick, CapacityContainerBuilder<Batch>>; 2] =
         [OutputBuilder::from(change_output), OutputBuilder::from(conflated_output)];
-    let mut state = State::new(options, devices.clone(), counters);
+    let state = kept.keep("vehicle_state", State::new(options, devices.clone(), counters, kept.are_kept()));
     builder.build(move |mut capabilities| {
         let mut pending = Pending::default();
         move |frontiers| {
+            let state = &mut *state.borrow_mut();
             events.for_each(|_, batch| pending.extend(batch.take()));
             links.for_each(|_, batch| stash(&mut state.link_changes, batch));
             connectivity.for_each(|_, batch| stash(&mut state.connection_changes, batch));
@@ -128,7 +133,7 @@ pub fn vehicle_state<'s>(
             }
         }
     });
-    States { changes, conflated }
+    Table { changes, conflated }
 }
 
 fn stash(changes: &mut Changes<RecordBatch>, batch: &mut Batch) {
@@ -173,11 +178,35 @@ struct State {
     changes: Option<Touched>,
     window: Option<Touched>,
     counters: Counters,
+    dirty: Dirty,
+}
+
+impl Durable for State {
+    fn changed(&mut self, give: &mut Give<'_>) {
+        let (ids, mut key, mut value) = (self.ids.ids(), Vec::new(), Vec::new());
+        for number in self.dirty.take() {
+            let Some(device) = self.devices.get(number) else { continue };
+            durable::write_key(&mut key, ids.text(number).as_bytes(), &[]);
+            value.clear();
+            durable::write(&mut value, &(device.latest, device.offline_since));
+            give(&key, Some(&value));
+        }
+    }
+
+    fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+        let number = self.ids.number(durable::text(durable::read_key(key)?.0)?);
+        let (latest, offline_since) = durable::read(value)?;
+        self.devices.reserve(&[number], Device::new);
+        let device = self.devices.at(number);
+        (device.latest, device.offline_since) = (latest, offline_since);
+        Ok(())
+    }
 }
 
 impl State {
-    fn new(options: Options, ids: Devices, counters: Counters) -> Self {
+    fn new(options: Options, ids: Devices, counters: Counters, is_kept: bool) -> Self {
         Self {
+            dirty: Dirty::new(is_kept),
             catching_up: options.catching_up,
             links: DeviceLinks::new(&LINKED, &ids),
             ids,
@@ -207,6 +236,7 @@ impl State {
                 self.begin_tick(ticks[row]);
             }
             if self.devices.at(devices[row]).latest.update(columns, row) {
+                self.dirty.mark(devices[row]);
                 self.touch(devices[row]);
             } else {
                 outdated += 1;
@@ -296,6 +326,7 @@ impl State {
         self.devices.reserve(&[number], Device::new);
         let offline = !bools(rows, "online").value(row);
         self.devices.at(number).offline_since = offline.then(|| i64s(rows, "since").value(row));
+        self.dirty.mark(number);
         self.touch(number);
     }
 

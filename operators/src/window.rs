@@ -3,13 +3,16 @@
 //!
 //! Each worker adds up its own part, the parts meet at the company's owner. State is proportional to open windows, not events.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringViewArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Float64Type};
+use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -19,6 +22,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use crate::batch::{Batch, OFFSET, PARTITION, TICK, by_key, i32s, i64s, strings, table_schema, u64s};
 use crate::counters::{Counters, add};
+use crate::durable::{self, Damaged, Durable, Give, States};
 use crate::error::{Position, Refusal, RejectedBuilder};
 use crate::record::output;
 use crate::time::{Tick, closed_before, round_up, take_before};
@@ -45,7 +49,7 @@ pub struct Windows<'s> {
 }
 
 /// Sums of one window, exact under any order of addition: speeds in thousandths of a kilometre per hour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sums {
     fixes: i64,
     speeds: i64,
@@ -67,9 +71,17 @@ impl Sums {
 }
 
 /// Windows over `enriched` telemetry, wherever it lies. Rows without a company are in no window.
-pub fn window<'s>(enriched: Stream<'s, Tick, Batch>, options: Options, counters: Counters) -> Windows<'s> {
+///
+/// Windows that are open are the state `company_minute`; it is complete where the emission interval of no event is open.
+pub fn window<'s>(
+    enriched: Stream<'s, Tick, Batch>,
+    options: Options,
+    counters: Counters,
+    states: &States,
+) -> Windows<'s> {
     let (parts, late) = add_up(enriched, options, counters.clone());
-    Windows { table: gather(parts, options, counters), late }
+    let open = states.keep("company_minute", Open { is_kept: states.are_kept(), ..Open::default() });
+    Windows { table: gather(parts, open, options, counters), late }
 }
 
 fn parts_schema() -> arrow::datatypes::SchemaRef {
@@ -210,14 +222,82 @@ impl RejectedBuilder {
     }
 }
 
+/// Windows that can still be corrected.
+#[derive(Default)]
+struct Open {
+    windows: BTreeMap<(i64, String), Sums>,
+    is_kept: bool,
+    dirty: BTreeSet<(i64, String)>,
+}
+
+impl Durable for Open {
+    fn changed(&mut self, give: &mut Give<'_>) {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        for of in std::mem::take(&mut self.dirty) {
+            durable::write_key(&mut key, of.1.as_bytes(), &of.0.to_le_bytes());
+            let sums = self.windows.get(&of);
+            value.clear();
+            sums.into_iter().for_each(|sums| durable::write(&mut value, sums));
+            give(&key, sums.map(|_| &value[..]));
+        }
+    }
+
+    fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damaged> {
+        let (company, start) = durable::read_key(key)?;
+        let start = start.try_into().map_err(|_| Damaged::new("the window's start is no number"))?;
+        self.windows.insert((i64::from_le_bytes(start), durable::text(company)?.to_owned()), durable::read(value)?);
+        Ok(())
+    }
+}
+
+impl Open {
+    /// Adds parts up; gives the windows that changed.
+    fn add(&mut self, batches: &[RecordBatch]) -> BTreeSet<(i64, String)> {
+        let mut changed = BTreeSet::new();
+        for rows in batches {
+            let ints = |name: &str| i64s(rows, name).values();
+            let (starts, fixes, speeds, sums, tops) =
+                (ints("window_start"), ints("fixes"), ints("speeds"), ints("sum"), ints("top"));
+            let companies = strings(rows, "company_id");
+            for row in 0..rows.num_rows() {
+                let key = (starts[row], companies.value(row).to_owned());
+                self.windows.entry(key.clone()).or_default().add(Sums {
+                    fixes: fixes[row],
+                    speeds: speeds[row],
+                    speed_milli_kmh: sums[row],
+                    top_milli_kmh: tops[row],
+                });
+                changed.insert(key);
+            }
+        }
+        if self.is_kept {
+            self.dirty.extend(changed.iter().cloned());
+        }
+        changed
+    }
+
+    /// Forgets the windows that started before this.
+    fn seal(&mut self, before: i64) {
+        let kept = self.windows.split_off(&(before, String::new()));
+        let sealed = std::mem::replace(&mut self.windows, kept);
+        if self.is_kept {
+            self.dirty.extend(sealed.into_keys());
+        }
+    }
+}
+
 /// Adds the workers' parts up and puts out each changed window.
-fn gather<'s>(parts: Stream<'s, Tick, Batch>, options: Options, counters: Counters) -> Stream<'s, Tick, Batch> {
+fn gather<'s>(
+    parts: Stream<'s, Tick, Batch>,
+    open: Rc<RefCell<Open>>,
+    options: Options,
+    counters: Counters,
+) -> Stream<'s, Tick, Batch> {
     parts.unary_frontier::<CapacityContainerBuilder<Batch>, _, _, _>(
         by_key("company_id"),
         "Windows",
         move |capability, _| {
             let mut capability = Some(capability);
-            let mut open: BTreeMap<(i64, String), Sums> = BTreeMap::new();
             let mut pending: BTreeMap<Tick, Vec<RecordBatch>> = BTreeMap::new();
             move |(input, frontier), output| {
                 input.for_each(|_, batch| {
@@ -231,13 +311,13 @@ fn gather<'s>(parts: Stream<'s, Tick, Batch>, options: Options, counters: Counte
                 if upto <= *held.time() {
                     return;
                 }
+                let open = &mut *open.borrow_mut();
                 for (tick, batches) in take_before(&mut pending, upto) {
-                    let rows = total(&mut open, &batches, tick);
-                    output.session(held).give_container(&mut rows.into());
-                    let sealed = tick as i64 - options.size_ms - options.retention_ms - options.emit_ms as i64;
-                    open = open.split_off(&(sealed, String::new()));
+                    let changed = open.add(&batches);
+                    output.session(held).give_container(&mut rows(open, &changed, tick).into());
+                    open.seal(tick as i64 - options.size_ms - options.retention_ms - options.emit_ms as i64);
                 }
-                counters.windows.set(open.len() as u64);
+                counters.windows.set(open.windows.len() as u64);
                 if upto == Tick::MAX { capability = None } else { held.downgrade(&upto) }
             }
         },
@@ -253,25 +333,9 @@ fn split_by_tick(rows: RecordBatch, pending: &mut BTreeMap<Tick, Vec<RecordBatch
     }
 }
 
-fn total(open: &mut BTreeMap<(i64, String), Sums>, batches: &[RecordBatch], tick: Tick) -> RecordBatch {
-    let mut changed = std::collections::BTreeSet::new();
-    for rows in batches {
-        let ints = |name: &str| i64s(rows, name).values();
-        let (starts, fixes, speeds, sums, tops) =
-            (ints("window_start"), ints("fixes"), ints("speeds"), ints("sum"), ints("top"));
-        let companies = strings(rows, "company_id");
-        for row in 0..rows.num_rows() {
-            let key = (starts[row], companies.value(row).to_owned());
-            open.entry(key.clone()).or_default().add(Sums {
-                fixes: fixes[row],
-                speeds: speeds[row],
-                speed_milli_kmh: sums[row],
-                top_milli_kmh: tops[row],
-            });
-            changed.insert(key);
-        }
-    }
-    let rows: Vec<(&(i64, String), Sums)> = changed.iter().map(|key| (key, open[key])).collect();
+/// The rows of these windows.
+fn rows(open: &Open, changed: &BTreeSet<(i64, String)>, tick: Tick) -> RecordBatch {
+    let rows: Vec<(&(i64, String), Sums)> = changed.iter().map(|key| (key, open.windows[key])).collect();
     let speed = |value: fn(&Sums) -> f64| {
         let of = |row: &(&(i64, String), Sums)| (row.1.speeds > 0).then(|| value(&row.1));
         Arc::new(Float64Array::from_iter(rows.iter().map(of))) as ArrayRef

@@ -10,6 +10,7 @@ use operators::conflate::conflate;
 use operators::counters::Counters;
 use operators::deduplicate::deduplicate;
 use operators::devices::{Devices, own};
+use operators::durable::States;
 use operators::enrich::enrich;
 use operators::record::output::ENRICHMENT;
 use operators::silence::silence;
@@ -42,19 +43,20 @@ pub fn all(shape: Shape) {
     let with_links = |rows: Vec<RecordBatch>| vec![("links", from("links")), ("rows", rows)];
     measure("own", vec![("rows", telemetry.clone())], |streams| vec![owned(streams).0]);
     measure("deduplicate", vec![("rows", telemetry.clone())], |streams| {
-        vec![deduplicate(owned(streams).0, HORIZON_MS, Counters::default())]
+        let (events, devices) = owned(streams);
+        vec![deduplicate(events, HORIZON_MS, &devices, Counters::default(), &States::default())]
     });
     measure("enrich", with_links(telemetry.clone()), |streams| {
         let (events, devices) = owned(streams);
         vec![enrich(events, rows(streams, "links"), &ENRICHMENT, &devices, Counters::default())]
     });
     measure("window", vec![("rows", from("enriched"))], |streams| {
-        let windows = window(rows(streams, "rows"), WINDOW, Counters::default());
+        let windows = window(rows(streams, "rows"), WINDOW, Counters::default(), &States::default());
         vec![windows.table, windows.late]
     });
     measure("silence", with_links(telemetry.clone()), |streams| {
         let (events, devices) = owned(streams);
-        let connectivity = silence(events, rows(streams, "links"), SILENCE, &devices);
+        let connectivity = silence(events, rows(streams, "links"), SILENCE, &devices, &States::default());
         vec![connectivity.table, connectivity.events]
     });
     let inputs = [with_links(telemetry), vec![("connectivity", Vec::new())]].concat();
@@ -65,7 +67,8 @@ pub fn all(shape: Shape) {
             let (events, devices) = owned(streams);
             let (links, connections) = (rows(streams, "links"), rows(streams, "connectivity"));
             let wanted = vehicle_state::Options { changes, conflate_ms, ..every_state() };
-            let state = vehicle_state(events, links, connections, wanted, &devices, Counters::default());
+            let state =
+                vehicle_state(events, links, connections, wanted, &devices, Counters::default(), &States::default());
             vec![state.changes, conflate(state.conflated, "vehicle_id", CONFLATE_MS)]
         });
     }

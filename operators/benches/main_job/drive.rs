@@ -12,6 +12,7 @@ use operators::conflate::conflate;
 use operators::counters::Counters;
 use operators::deduplicate::deduplicate;
 use operators::devices::{Devices, own};
+use operators::durable::States;
 use operators::enrich::enrich;
 use operators::link::{References, link};
 use operators::record::Stream as Topic;
@@ -158,9 +159,9 @@ fn build<'s>(
         handles.insert(topic, handle);
         stream
     };
-    let devices = Devices::default();
+    let (devices, states) = (Devices::default(), States::default());
     let events = own(input(Topic::Telemetry), &devices);
-    let events = deduplicate(events, HORIZON_MS, counters.clone());
+    let events = deduplicate(events, HORIZON_MS, &devices, counters.clone(), &states);
     let links = link(References {
         vehicles: input(Topic::Vehicle),
         drivers: input(Topic::Driver),
@@ -168,9 +169,10 @@ fn build<'s>(
         tariffs: input(Topic::Tariff),
     });
     let enriched = enrich(events.clone(), links.clone(), &ENRICHMENT, &devices, counters.clone());
-    let windows = window(enriched.clone(), WINDOW, counters.clone());
-    let connectivity = silence(events.clone(), links.clone(), SILENCE, &devices);
-    let state = vehicle_state(events, links.clone(), connectivity.table, every_state(), &devices, counters.clone());
+    let windows = window(enriched.clone(), WINDOW, counters.clone(), &states);
+    let connectivity = silence(events.clone(), links.clone(), SILENCE, &devices, &states);
+    let (connections, wanted) = (connectivity.table, every_state());
+    let state = vehicle_state(events, links.clone(), connections, wanted, &devices, counters.clone(), &states);
     let conflated = conflate(state.conflated, "vehicle_id", CONFLATE_MS);
     // What conflation holds back must not hold the input back.
     take(conflated, "conflated", taken).probe_with(held_back);

@@ -14,6 +14,7 @@ use operators::conflate::conflate;
 use operators::counters::Counters;
 use operators::deduplicate::deduplicate;
 use operators::devices::{Devices, own};
+use operators::durable::{Records, States, worker_of};
 use operators::enrich::enrich;
 use operators::link::{References, link};
 use operators::record::Stream as Topic;
@@ -102,25 +103,29 @@ impl Drop for Alarm {
 pub type Handle = InputHandle<Tick, CapacityContainerBuilder<Batch>>;
 pub type Caught = Rc<RefCell<Output>>;
 
+/// What operators keep, by their name and the record's key.
+pub type Kept = BTreeMap<(String, Box<[u8]>), Box<[u8]>>;
+
 /// What the main job gives for a log, up to and without tick `end`.
 pub fn run(log: &Log, options: Options, plan: Plan, end: Tick) -> Output {
-    drive(log, plan, end, move |scope, inputs, caught, probe| main_job(scope, inputs, options, caught, probe))
+    resume(log, options, plan, end, &mut Kept::new())
 }
 
-/// Runs any dataflow over a log; `build` gets an input for each topic.
-pub fn drive<F>(log: &Log, plan: Plan, end: Tick, build: F) -> Output
-where
-    F: for<'s> Fn(Scope<'s, Tick>, BTreeMap<Topic, Stream<'s, Tick, Batch>>, &Caught, &ProbeHandle<Tick>)
-        + Send
-        + Sync
-        + 'static,
-{
+/// The same of operators that begin with what they kept; afterwards it is what they keep at the end.
+pub fn resume(log: &Log, options: Options, plan: Plan, end: Tick, kept: &mut Kept) -> Output {
     let log = Arc::new(log.clone());
+    let mut shares = vec![Records::new(); plan.workers];
+    for ((node, key), value) in &*kept {
+        let worker = worker_of(key, plan.workers).expect("a key");
+        shares[worker].entry(node.clone()).or_default().push((key.clone(), value.clone()));
+    }
+    let shares = Arc::new(shares);
     let panicked = Arc::new(AtomicBool::new(false));
     let guards = timely::execute(timely::Config::process(plan.workers), move |worker| {
         let alarm = Alarm { panicked: panicked.clone(), deadline: Instant::now() + PATIENCE };
         let probe = ProbeHandle::new();
         let caught = Caught::default();
+        let states = States::new(shares[worker.index()].clone());
         let mut handles = worker.dataflow::<Tick, _, _>(|scope| {
             let mut handles = BTreeMap::new();
             let mut inputs = BTreeMap::new();
@@ -129,7 +134,7 @@ where
                 inputs.insert(topic, scope.input_from(&mut handle));
                 handles.insert(topic, handle);
             }
-            build(scope, inputs, &caught, &probe);
+            main_job(scope, inputs, options, &caught, &probe, &states);
             handles
         });
         feed(worker, &log, plan, end, &mut handles);
@@ -140,20 +145,31 @@ where
             alarm.check();
             probe.less_than(&end)
         });
+        assert_eq!(states.damage(), None);
         let output = caught.take();
+        let mut changed = Vec::new();
+        states.changed(|node, key, value| changed.push(((node.to_owned(), key.into()), value.map(Box::from))));
         // What closing puts out is of no interest, but it must neither panic nor hang.
         drop(handles);
         worker.step_or_park_while(Some(PARK_MAX), || {
             alarm.check();
             !probe.done()
         });
-        output
+        (output, changed)
     })
     .expect("workers start");
     let mut all = Output::new();
-    for output in guards.join() {
-        for (name, changes) in output.expect("no worker panics") {
+    for of_worker in guards.join() {
+        let (output, changed): (_, Vec<((String, Box<[u8]>), Option<Box<[u8]>>)>) =
+            of_worker.expect("no worker panics");
+        for (name, changes) in output {
             all.entry(name).or_default().extend(changes);
+        }
+        for (key, value) in changed {
+            match value {
+                Some(value) => kept.insert(key, value),
+                None => kept.remove(&key),
+            };
         }
     }
     all
@@ -208,12 +224,13 @@ fn main_job<'s>(
     options: Options,
     caught: &Caught,
     probe: &ProbeHandle<Tick>,
+    states: &States,
 ) {
     let counters = Counters::default();
     let mut input = |topic| inputs.remove(&topic).expect("an input for each topic");
     let devices = Devices::default();
     let events = own(input(Topic::Telemetry), &devices);
-    let events = deduplicate(events, options.horizon_ms, counters.clone());
+    let events = deduplicate(events, options.horizon_ms, &devices, counters.clone(), states);
     let links = link(References {
         vehicles: input(Topic::Vehicle),
         drivers: input(Topic::Driver),
@@ -221,13 +238,13 @@ fn main_job<'s>(
         tariffs: input(Topic::Tariff),
     });
     let enriched = enrich(events.clone(), links.clone(), &ENRICHMENT, &devices, counters.clone());
-    let windows = window(enriched.clone(), options.window, counters.clone());
-    let connectivity = silence(events.clone(), links.clone(), options.silence, &devices);
+    let windows = window(enriched.clone(), options.window, counters.clone(), states);
+    let connectivity = silence(events.clone(), links.clone(), options.silence, &devices, states);
     let catching_up = CatchingUp::default();
     let events = if options.catching_up { hurry(events, catching_up.clone()) } else { events };
     let wanted = vehicle_state::Options { changes: true, conflate_ms: Some(options.conflate_ms), catching_up };
     let connections = connectivity.table.clone();
-    let state = vehicle_state(events.clone(), links.clone(), connections, wanted, &devices, counters.clone());
+    let state = vehicle_state(events.clone(), links.clone(), connections, wanted, &devices, counters.clone(), states);
     let conflated = conflate(state.conflated, "vehicle_id", options.conflate_ms);
     let streams = [
         ("events", events),

@@ -7,3 +7,4 @@ mod drive;
 mod log;
 mod main_job;
 mod oracle;
+mod restart;

@@ -13,7 +13,7 @@ use crate::drive::{Options, Output, Plan, run};
 use crate::log::{Log, START, Step, TICK_MS, Weights, log, steps};
 use crate::oracle::{Answer, answer};
 
-const OPTIONS: Options = Options {
+pub const OPTIONS: Options = Options {
     horizon_ms: 800,
     silence: silence::Options { offline_after_ms: 295, online_after_messages: 2, tick_ms: TICK_MS },
     window: window::Options { size_ms: 200, retention_ms: 300, ahead_ms_max: 100, emit_ms: 50 },
@@ -22,7 +22,7 @@ const OPTIONS: Options = Options {
 };
 
 /// Every silence and every window of a log is over by then.
-fn end_of(log: &Log) -> Tick {
+pub fn end_of(log: &Log) -> Tick {
     let multiple = 1_000;
     (log.last() + 5_000).div_ceil(multiple) * multiple + 1
 }
@@ -133,9 +133,9 @@ fn newest_per_window(changes: &[Change], window_ms: u64) -> Vec<Change> {
     )
 }
 
-const EVENTS: Weights = Weights { events: 60, repeats: 0, vehicles: 20, references: 20, silences: 5 };
+pub const EVENTS: Weights = Weights { events: 60, repeats: 0, vehicles: 20, references: 20, silences: 5 };
 
-fn cases(count: u32) -> ProptestConfig {
+pub fn cases(count: u32) -> ProptestConfig {
     ProptestConfig { cases: count, failure_persistence: None, max_shrink_iters: 2_000, ..ProptestConfig::default() }
 }
 
