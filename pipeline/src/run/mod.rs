@@ -68,7 +68,8 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let outputs = Outputs::start(&config, edge_sink, from.floor, &readiness, fatal)?;
     let (durability, saving) = match checkpoints {
         Some(checkpoints) => {
-            let (durability, saving) = checkpoints.start(outputs.feeds())?;
+            let views = streams.as_ref().map(|streams| Box::new(streams.have_before()) as _);
+            let (durability, saving) = checkpoints.start(outputs.feeds(), views)?;
             (Some(durability), Some(saving))
         }
         None => (None, None),
@@ -83,7 +84,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
         metrics::report,
     )?;
     if let Some((streams, from)) = streams.as_ref().zip(resumed) {
-        streams.build_again(&config, from)?;
+        streams.build_again(from);
     }
     inputs.simulate(&config)?;
 
