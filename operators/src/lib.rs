@@ -15,6 +15,7 @@ pub mod durable;
 pub mod enrich;
 pub mod error;
 pub mod exact_sum;
+pub mod geofences;
 pub mod history_file;
 pub mod journeys;
 pub mod key_text;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use operators::error::Refusal;
+use operators::time::Tick;
 use queries::live::{Engine, Sending, Sent};
 use queries::plan::Kind;
 use tokio::sync::Mutex;
@@ -35,6 +36,8 @@ struct Shared {
     /// The log has been read to its end.
     caught_up: AtomicBool,
     stopping: AtomicBool,
+    /// The end has come before everything was written.
+    left: AtomicBool,
     state: Mutex<State>,
     /// Tells this life of the process from others.
     life: String,
@@ -61,6 +64,7 @@ impl ViewSinks {
             config: config.clone(),
             caught_up: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             state: Mutex::default(),
             life: now.as_nanos().to_string(),
         };
@@ -81,6 +85,14 @@ impl ViewSinks {
     /// The log has been read to its end: tables are as they are now, and not as they once were.
     pub fn caught_up(&self) {
         self.0.caught_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the sinks of events have everything before this tick: what a checkpoint may leave behind. Not while it cannot be told.
+    pub fn have_before(&self, tick: Tick) -> bool {
+        let shared = &self.0;
+        let shown = shared.engine.keeper().as_of().saturating_add(1);
+        let Ok(state) = shared.state.try_lock() else { return false };
+        !shared.left.load(Ordering::Relaxed) && state.senders.values().all(|sender| sender.has_before(tick, shown))
     }
 
     /// Makes it so that exactly the declared streams are sent.
@@ -204,6 +216,8 @@ impl ViewSinks {
         let drains = std::mem::take(&mut state.senders).into_values().map(|sender| sender.stop(deadline));
         let left: u64 = futures_util::future::join_all(drains).await.into_iter().sum();
         let ending = futures_util::future::join_all(std::mem::take(&mut state.ending).into_values()).await;
-        left + ending.into_iter().flatten().sum::<u64>()
+        let left = left + ending.into_iter().flatten().sum::<u64>();
+        self.0.left.store(left > 0, Ordering::Relaxed);
+        left
     }
 }

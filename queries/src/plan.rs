@@ -7,6 +7,7 @@ mod aggregate;
 mod bounds;
 mod call;
 mod express;
+mod geofences;
 mod hop;
 mod join;
 mod journeys;
@@ -22,6 +23,7 @@ mod silence;
 mod state;
 mod tell;
 mod temporal;
+mod unnest;
 mod window;
 
 use std::fmt;
@@ -34,6 +36,7 @@ use datafusion::common::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
+use operators::geofences::Rules as FenceRules;
 use operators::journeys::Rules;
 use operators::row::Codec;
 
@@ -49,6 +52,7 @@ pub use share::{inlined, renamed, shareable, substitute};
 pub use state::{Kept, state};
 pub use tell::{Names, physical, spoken};
 pub(crate) use tell::{bound as told_bound, columns, text, told as told_operator};
+pub(crate) use unnest::ELEMENTS_MAX;
 
 /// An expression over the columns of a node.
 pub type Expression = Arc<dyn PhysicalExpr>;
@@ -182,6 +186,22 @@ pub enum Op {
         /// When they leave.
         retention: Option<Retention>,
     },
+    /// Vehicles enter fences, stay and leave.
+    Geofences {
+        /// The vehicle, the time, the device's counter, the position and the company.
+        positions: Arc<Node>,
+        /// The company, the id, the name, the kind, the shape and the radius.
+        fences: Arc<Node>,
+        /// What counts, and how long it is kept.
+        rules: FenceRules,
+    },
+    /// Each row once for each element of its lists, with the elements in their place.
+    Unnest {
+        /// Its input.
+        input: Arc<Node>,
+        /// Which columns are lists.
+        lists: Vec<usize>,
+    },
     /// All rows of all inputs.
     Union(Vec<Arc<Node>>),
     /// Rows are there between two times.
@@ -260,8 +280,10 @@ impl Node {
             | Op::Hop { input, .. }
             | Op::Sessions { input, .. }
             | Op::Journeys { input, .. }
+            | Op::Unnest { input, .. }
             | Op::Temporal { input, .. } => vec![input],
             Op::Join(join) => vec![&join.left, &join.right],
+            Op::Geofences { positions, fences, .. } => vec![positions, fences],
             Op::Union(inputs) => inputs.iter().collect(),
         }
     }
@@ -347,6 +369,9 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
         Op::Journeys { input, what, rules, retention } => {
             format!("journeys {} {what:?} {rules:?} {retention:?}", input.id.0)
         }
+        Op::Geofences { positions, fences, rules } => {
+            format!("geofences {} {} {rules:?}", positions.id.0, fences.id.0)
+        }
         Op::Sessions { input, keys, gap_ms, aggregates, retention } => {
             format!("sessions {} {keys} {gap_ms} {:?} {retention:?}", input.id.0, told(aggregates))
         }
@@ -357,6 +382,7 @@ fn identify(op: &Op, schema: &SchemaRef) -> Id {
             let told: Vec<String> = functions.iter().map(window::told).collect();
             format!("window {} {partition:?} {order:?} {told:?}", input.id.0)
         }
+        Op::Unnest { input, lists } => format!("unnest {} {lists:?}", input.id.0),
         Op::Union(inputs) => format!("union {:?}", inputs.iter().map(|input| input.id.0).collect::<Vec<_>>()),
         Op::Temporal { input, bounds } => format!("temporal {} {bounds:?}", input.id.0),
     };

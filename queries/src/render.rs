@@ -8,6 +8,7 @@ mod alarms;
 mod correct;
 pub(crate) mod evaluate;
 mod fault;
+mod geofences;
 mod group;
 mod history;
 mod hop;
@@ -22,6 +23,7 @@ mod session_events;
 mod sessions;
 mod temporal;
 mod top;
+mod unnest;
 mod usage;
 mod window;
 mod within;
@@ -142,6 +144,8 @@ impl<'s> Builder<'s> {
                 self.sessions(input, *keys, *gap_ms, aggregates, *retention)?
             }
             Op::Journeys { input, what, rules, retention } => self.journeys(node, input, *what, *rules, *retention)?,
+            Op::Geofences { positions, fences, rules } => self.geofences(node, positions, fences, *rules)?,
+            Op::Unnest { input, lists } => return self.unnest(node, input, lists),
             Op::Union(inputs) => return self.union(inputs),
             Op::Temporal { input, bounds } => {
                 let table = self.table(input)?;

@@ -12,7 +12,7 @@ use super::merge::{Merge, Run};
 /// Most bytes of a key.
 pub(super) const KEY_BYTES_MAX: usize = 1 << 16;
 /// Most bytes of a value.
-pub(super) const VALUE_BYTES_MAX: usize = 1 << 26;
+pub(super) const VALUE_BYTES_MAX: usize = 1 << 24;
 /// Length of a value that says that the key was deleted.
 const DELETED: u32 = u32::MAX;
 
@@ -78,7 +78,7 @@ impl Changes {
         Self::default()
     }
 
-    /// The key has this value now; none: it is deleted. A key may have 65,536 bytes, a value 67,108,864: what is longer is not
+    /// The key has this value now; none: it is deleted. A key may have 65,536 bytes, a value 16,777,216: what is longer is not
     /// taken, and there is no checkpoint until the node begins anew.
     pub fn put(&mut self, node: NodeId, route: u64, key: &[u8], value: Option<&[u8]>) {
         let length = value.map_or(0, <[u8]>::len);

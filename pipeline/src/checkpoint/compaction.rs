@@ -33,9 +33,9 @@ pub(super) fn choose(sizes: &[u64]) -> Option<Range<usize>> {
     if count <= FILES_FEW {
         return None;
     }
-    // Two at least: their number has to come down.
-    let mut first = count - 2;
-    let mut bytes = sizes[count - 1] + sizes[count - 2];
+    // Two at least, and as many as are too many.
+    let mut first = (count - 2).min(FILES_FEW - 1);
+    let mut bytes: u64 = sizes[first..].iter().sum();
     while first > 0 && sizes[first - 1] <= SIZE_RATIO * bytes {
         first -= 1;
         bytes += sizes[first];
@@ -101,5 +101,50 @@ impl Compaction {
             }
         };
         Ok(Compacted { instead_of: self.files, file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Deltas of one size onto a state of another, which they do not make larger.
+    fn written(state: u64, delta: u64, saves: u64) -> (f64, f64, usize) {
+        let (mut files, mut bytes, mut most, mut count) = (vec![state], 0, 0, 0);
+        for _ in 0..saves {
+            files.push(delta);
+            bytes += delta;
+            while let Some(chosen) = choose(&files) {
+                let merged: u64 = files[chosen.clone()].iter().sum();
+                let merged = if chosen.start == 0 { state } else { merged.min(state) };
+                bytes += merged;
+                files.splice(chosen, [merged]);
+            }
+            most = most.max(files.iter().sum::<u64>());
+            count = count.max(files.len());
+        }
+        (bytes as f64 / (delta * saves) as f64, most as f64 / state as f64, count)
+    }
+
+    #[test]
+    fn what_is_written_and_kept_is_bounded() {
+        let state = 1 << 30;
+        for (share, writes) in [(1, 3.1), (10, 5.0), (100, 8.0), (1_000, 11.0), (10_000, 14.0)] {
+            let (times, of_state, files) = written(state, state / share, 20_000);
+            assert!(times < writes, "1/{share}: each byte is written {times:.1} times");
+            assert!(of_state < 2.01 && files <= 9, "1/{share}: {of_state:.2} of the state in {files} files");
+        }
+    }
+
+    #[test]
+    fn few_bytes_in_few_files_are_left_alone() {
+        assert_eq!(choose(&[]), None);
+        assert_eq!(choose(&[1 << 40]), None);
+        assert_eq!(choose(&[10, 20, 30]), None);
+        assert_eq!(choose(&[1; 9]), Some(0..9));
+        assert_eq!(choose(&[1 << 30, 1 << 20]), None);
+        assert_eq!(choose(&[1 << 30, 1 << 30]), Some(0..2));
+        let quarters: Vec<u64> = (0..30).map(|n| 1 << (60 - 2 * n)).collect();
+        assert_eq!(choose(&quarters), Some(7..30), "their number comes down whatever their sizes");
     }
 }

@@ -166,7 +166,7 @@ impl Manifest {
             let head = String::from_utf8_lossy(&bytes[..bytes.len().min(8)]).into_owned();
             return Err(CheckpointError::Foreign {
                 path: path.to_owned(),
-                found: format!("magic {:?}", excerpt(&head)),
+                found: format!("magic \"{}\"", excerpt(&head)),
             });
         }
         let text = std::str::from_utf8(bytes).map_err(|why| damaged(why.valid_up_to(), "it is not text"))?;
@@ -225,7 +225,7 @@ fn seal(version: u32, body: &str) -> String {
     format!("{:016x}", xxh3_64_with_seed(body.as_bytes(), u64::from(version)))
 }
 
-fn sealed(version: u32, body: &str) -> String {
+pub(super) fn sealed(version: u32, body: &str) -> String {
     format!("{MAGIC}{version}{CHECKSUM}{}{BODY}{body}{END}", seal(version, body))
 }
 

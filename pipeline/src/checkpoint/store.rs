@@ -162,6 +162,12 @@ impl Store {
         self.generation
     }
 
+    /// Number of the files that the next checkpoint goes on from.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
     /// Goes on from this checkpoint, or from nothing, instead of the newest. Those after it stay until newer ones push them out.
     pub fn go_on_from(&mut self, manifest: Option<Manifest>) {
         self.files = manifest.as_ref().map_or_else(Vec::new, |manifest| manifest.files.clone());

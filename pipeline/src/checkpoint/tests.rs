@@ -1,6 +1,11 @@
 //! The store of checkpoints: what is saved is what is loaded, and nothing else ever is.
 
+mod crash;
+mod damage;
+mod foreign;
+mod kill;
 mod round_trip;
+mod simulated;
 
 use std::collections::BTreeMap;
 use std::path::Path;

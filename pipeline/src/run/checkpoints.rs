@@ -33,6 +33,9 @@ use crate::tables::TableRows;
 /// How often it is looked whether something that is waited for has come.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Tells whether the sinks of derived streams have what is before a tick.
+pub type Views = Box<dyn Fn(Tick) -> bool + Send>;
+
 /// A job's checkpoints before it starts.
 pub struct Checkpoints {
     store: Store,
@@ -124,11 +127,11 @@ impl Checkpoints {
         (self.store.generation() > 1).then_some(self.tick)
     }
 
-    /// Starts saving what the job cuts, once these sinks have it.
+    /// Starts saving what the job cuts, once these sinks have it, and those of derived streams.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(self, feeds: Vec<Feed>) -> Result<(Durability, Saving), String> {
+    pub fn start(self, feeds: Vec<Feed>, views: Option<Views>) -> Result<(Durability, Saving), String> {
         let barrier = Arc::new(Barrier::new(self.workers, self.boundary_ms));
         let (cuts, received) = mpsc::channel();
         let (orders, ordered) = mpsc::channel();
@@ -142,6 +145,7 @@ impl Checkpoints {
             states: self.states,
             tables: self.tables,
             feeds,
+            views,
             barrier: barrier.clone(),
             received,
             ordered,
@@ -210,6 +214,7 @@ struct Work {
     states: Vec<NodeState>,
     tables: Vec<TableRows>,
     feeds: Vec<Feed>,
+    views: Option<Views>,
     barrier: Arc<Barrier>,
     received: Receiver<Cut>,
     ordered: Receiver<Order>,
@@ -273,7 +278,8 @@ impl Work {
 
     fn is_durable(&self) -> bool {
         let Some(newest) = self.waiting.last() else { return false };
-        self.feeds.iter().all(|feed| feed.durable_min() >= newest.tick)
+        let views = || self.views.as_ref().is_none_or(|have_before| have_before(newest.tick));
+        self.feeds.iter().all(|feed| feed.durable_min() >= newest.tick) && views()
     }
 
     /// Returns whether the sinks have everything before the newest cut; not if the process ends meanwhile.

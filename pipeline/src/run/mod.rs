@@ -69,12 +69,13 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let outputs = Outputs::start(&config, edge_sink, from.floor, again_from, &readiness, fatal)?;
     let (durability, saving) = match checkpoints {
         Some(checkpoints) => {
-            let (durability, saving) = checkpoints.start(outputs.feeds())?;
+            let views = streams.as_ref().map(|streams| Box::new(streams.have_before()) as _);
+            let (durability, saving) = checkpoints.start(outputs.feeds(), views)?;
             (Some(durability), Some(saving))
         }
         None => (None, None),
     };
-    let resumed = from.floor > 0;
+    let resumed = Some(from.floor).filter(|&tick| tick > 0);
     let job = Job::start(
         settings::job(&config),
         inputs.origin(&config, from),
@@ -83,8 +84,8 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
         durability,
         metrics::report,
     )?;
-    if let Some(streams) = streams.as_ref().filter(|_| resumed) {
-        streams.build_again(&config)?;
+    if let Some((streams, from)) = streams.as_ref().zip(resumed) {
+        streams.build_again(from);
     }
     inputs.simulate(&config)?;
 

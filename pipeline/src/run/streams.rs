@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use queries::catalog::{Catalog, File, Problem, files};
+use operators::time::Tick;
+use queries::catalog::{Catalog, files};
 use queries::live::{Engine, Options, Suspended};
 use queries::readers::Users;
 use tracing::{error, info, warn};
@@ -28,7 +29,7 @@ pub struct Streams {
 
 impl Streams {
     /// Declares the streams of the configured directory over what the catalog has, and starts their sinks. None if there can't be
-    /// any. In a process that goes on from a checkpoint they are [built again](Self::build_again).
+    /// any. In a process that goes on from a checkpoint those whose past matters are [built again](Self::build_again).
     ///
     /// # Errors
     /// A file cannot be read, or is not what it should be.
@@ -48,27 +49,24 @@ impl Streams {
             why_ms_max: config.sql.why_ms_max,
         };
         let engine = Arc::new(Engine::new(catalog, options));
-        if !config.sql.streams.is_empty() && !goes_on {
-            declare_all(&engine, Path::new(&config.sql.streams))?;
+        if !config.sql.streams.is_empty() {
+            declare_all(&engine, Path::new(&config.sql.streams), goes_on)?;
         }
         let keeping = engine.keeper().start().map_err(|why| format!("cannot start a thread: {why}"))?;
         let sinks = ViewSinks::start(engine.clone(), config).await;
         Ok(Some(Self { engine, keeping, sinks }))
     }
 
-    /// Builds the streams of the configured directory from the log, once the dataflow works.
-    ///
-    /// # Errors
-    /// A file cannot be read, or is not what it should be.
-    pub fn build_again(&self, config: &Config) -> Result<(), String> {
-        if config.sql.streams.is_empty() {
-            return Ok(());
-        }
-        let read = read(Path::new(&config.sql.streams))?;
-        match self.engine.build_again(&read) {
-            Ok(_) => Ok(()),
-            Err(problems) => Err(told(&problems)),
-        }
+    /// Builds the streams whose past matters from the log, once the dataflow works beyond the tick at which it goes on.
+    pub fn build_again(&self, from: Tick) {
+        // It ends with the engine.
+        drop(self.engine.build_again(from));
+    }
+
+    /// Whether the sinks of streams of events have everything before this tick. Those of tables get their content anyway.
+    pub fn have_before(&self) -> impl Fn(Tick) -> bool + Send + 'static {
+        let sinks = self.sinks.clone();
+        move |tick| sinks.have_before(tick)
     }
 
     /// The engine.
@@ -136,20 +134,13 @@ fn tell(users: &Users) {
     warn!("nobody is asked who they are at the map and /realtime (all vehicles), /metrics and the ingestion gate");
 }
 
-fn read(directory: &Path) -> Result<Vec<File>, String> {
-    let read = files(directory, "sql");
-    read.map_err(|why| format!("sql.streams: cannot read {}: {why}", directory.display()))
-}
-
-fn told(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
 /// Declares every file of a directory.
-fn declare_all(engine: &Engine, directory: &Path) -> Result<(), String> {
-    let problems = engine.declare(&read(directory)?);
+fn declare_all(engine: &Engine, directory: &Path, goes_on: bool) -> Result<(), String> {
+    let read = files(directory, "sql");
+    let read = read.map_err(|why| format!("sql.streams: cannot read {}: {why}", directory.display()))?;
+    let problems = if goes_on { engine.declare_again(&read) } else { engine.declare(&read) };
     if !problems.is_empty() {
-        return Err(told(&problems));
+        return Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     }
     for stream in engine.list() {
         info!(stream = stream.name, notes = stream.notes.join("; "), "declared");

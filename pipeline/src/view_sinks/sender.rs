@@ -30,6 +30,25 @@ pub struct Told {
     missed: AtomicU64,
     resynchronised: AtomicU64,
     broken: Mutex<Option<String>>,
+    /// The tick before which everything was handed over to the sink's queue.
+    handed: AtomicU64,
+    /// Of events: where they come from, and how many changes of it were.
+    events: Mutex<Option<(Arc<Tap>, u64)>>,
+}
+
+impl Told {
+    /// Changes come from this version from now on.
+    fn take_from(&self, version: &Version) {
+        let events = (version.sending.kind == Kind::Events).then(|| (version.tap.clone(), 0));
+        *self.events.lock().unwrap_or_else(PoisonError::into_inner) = events;
+    }
+
+    /// One more change is handed over.
+    fn one_more(&self) {
+        if let Some((_, done)) = &mut *self.events.lock().unwrap_or_else(PoisonError::into_inner) {
+            *done += 1;
+        }
+    }
 }
 
 /// A view on its way to a sink.
@@ -71,6 +90,7 @@ impl Sender {
         let opened = running.opening();
         let stream = feed.routes()[0].stream;
         let (target, wanted) = watch::channel(Some(version.clone()));
+        told.take_from(&version);
         let work = Work {
             engine,
             version,
@@ -90,6 +110,23 @@ impl Sender {
     pub fn go_on(&mut self, version: Version) {
         self.port = version.sending.port.clone();
         self.target.send_replace(Some(version));
+    }
+
+    /// Whether the sink has every event before this tick; `shown` is the tick before which all were put into the tap. Not asked of
+    /// tables, whose content is sent again, nor of what cannot be sent.
+    pub fn has_before(&self, tick: Tick, shown: Tick) -> bool {
+        let events = self.told.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((tap, done)) = &*events else { return true };
+        if self.told.broken.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return true;
+        }
+        let handed = self.told.handed.load(Ordering::Acquire);
+        if handed >= tick {
+            return self.feed.durable_min() >= tick;
+        }
+        let idle = shown >= tick && *done == tap.given();
+        // Changes come in the order of ticks: what was handed over is all there is.
+        idle && self.feed.queued_rows() == 0
     }
 
     /// Ends it; what was handed over is written within the deadline. Returns the rows that were not.
@@ -145,7 +182,11 @@ impl Work {
             let todo = self.wait(content).await;
             content = false;
             let done = match todo {
-                Todo::Change(change) => self.hand_over(Given::Change(change)).await,
+                Todo::Change(change) => {
+                    let done = self.hand_over(Given::Change(change)).await;
+                    self.told.one_more();
+                    done
+                }
                 Todo::Content(rows) => self.hand_over(Given::Content(rows)).await,
                 Todo::End => return,
             };
@@ -174,6 +215,7 @@ impl Work {
             let drained = table || !self.feed.is_full() && self.version.tap.is_empty();
             if newer && drained {
                 self.version = wanted;
+                self.told.take_from(&self.version);
                 content = table;
             }
             if table && self.lost.swap(false, Ordering::Relaxed) {
@@ -219,6 +261,7 @@ impl Work {
         }
         self.feed.close(self.stream, 0, tick + 1);
         self.next = self.next.max(tick + 1);
+        self.told.handed.fetch_max(tick, Ordering::Release);
         Ok(())
     }
 

@@ -323,3 +323,53 @@ fn a_panic_of_any_thread_ends_the_process() {
     assert_eq!(status.signal(), Some(6), "{status}: {err}");
     assert!(err.contains("panic in thread worker-7 at ") && err.contains("the arrangement is not sorted"), "{err}");
 }
+
+#[test]
+fn checkpoints_are_listed_verified_and_moved() {
+    use pipeline::checkpoint::{Changes, Moment, NodeId, NodeState, Options, Store};
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    let (backup, other) = (folder.path().join("backup"), folder.path().join("other"));
+    let [text, backup, other] = [&data, &backup, &other].map(|path| path.to_str().expect("UTF-8"));
+    assert!(done(&["checkpoint", "list", "--data", text]).contains("no checkpoints in"));
+    let (code, _, err) = haulstream(&["checkpoint", "verify", "--data", text]);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(!data.exists(), "asking makes nothing");
+
+    let mut store = Store::open(&data.join("checkpoints"), Options::default()).expect("a directory");
+    for tick in [100, 200] {
+        let mut changes = Changes::new();
+        changes.put(NodeId::of("silence", 1), 0, b"d1", Some(&[tick]));
+        let moment = Moment { tick: tick.into(), workers: 2, ..Moment::default() };
+        let node = NodeState { name: "silence".to_owned(), plan: 1, anew: false };
+        store.save(moment, &[node], vec![changes]).expect("saved");
+    }
+    let listed = done(&["checkpoint", "list", "--data", text]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert!(lines.len() == 3 && lines[1].contains(" 200 ") && lines[2].contains(" 100 "), "{listed}");
+    let shown = json(&done(&["checkpoint", "show", "--data", text]));
+    assert_eq!((&shown["sequence"], &shown["moment"]["tick"]), (&json("2"), &json("200")));
+    assert!(done(&["checkpoint", "verify", "--data", text]).contains("2: good, 1 records in "));
+    assert!(
+        done(&["checkpoint", "export", backup, "--sequence", "1", "--data", text]).contains("checkpoint 1 at tick 100")
+    );
+    let (code, _, err) = haulstream(&["checkpoint", "export", backup, "--data", text]);
+    assert!(code == Some(1) && err.contains("has checkpoints already"), "{err}");
+    let (code, _, err) = haulstream(&["checkpoint", "import", backup, "--data", text]);
+    assert!(code == Some(1) && err.contains(&format!("in use by process {}", std::process::id())), "{err}");
+    drop(store);
+    assert!(done(&["checkpoint", "import", backup, "--data", text]).contains("checkpoint 3 at tick 100"));
+    assert!(done(&["checkpoint", "import", backup, "--data", other]).contains("checkpoint 1 at tick 100"));
+    let (code, _, err) = haulstream(&["checkpoint", "show", "9", "--data", text]);
+    assert!(code == Some(2) && err.contains("there is no checkpoint 9"), "{err}");
+
+    let file = shown["files"][1]["name"].as_str().expect("a name");
+    let file = data.join("checkpoints").join("files").join(file);
+    let mut bytes = std::fs::read(&file).expect("a file");
+    bytes[60] ^= 1;
+    std::fs::write(&file, bytes).expect("a file");
+    let (code, out, err) = haulstream(&["checkpoint", "verify", "--data", text]);
+    assert!(code == Some(1) && err.contains("1 of 3 cannot be used"), "{err}");
+    assert!(out.contains("3: good") && out.contains("1: good"), "{out}");
+    assert!(out.contains(file.to_str().expect("UTF-8")) && out.contains("is damaged at byte 32: checksum"), "{out}");
+}

@@ -34,7 +34,7 @@ const FLEET: [&str; 10] = [
 ];
 
 /// What is declared in `queries/schema`.
-const OVER_TOPICS: [&str; 2] = ["fuel_cards", "fuel_purchases"];
+const OVER_TOPICS: [&str; 3] = ["fuel_cards", "fuel_purchases", "geofence_events"];
 
 /// What SQL sees of the events, kept for the test.
 const EVENTS: [&str; 3] = ["telemetry", "telemetry_enriched", "vehicle_events"];

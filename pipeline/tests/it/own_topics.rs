@@ -218,7 +218,9 @@ fn write(data: &Path, story: &Story) {
 
 fn embedded(folder: &Path, workers: usize, declared: &Declared) -> Running {
     let sql = declared.sql();
-    Running::with(folder, &format!("[run]\nworkers = {workers}\n[simulator]\nenabled = false\n{sql}"))
+    // Each reads the log from its beginning.
+    let settings = "[simulator]\nenabled = false\n[checkpoint]\nenabled = false\n";
+    Running::with(folder, &format!("[run]\nworkers = {workers}\n{settings}{sql}"))
 }
 
 async fn refused_by_metrics(running: &Running) -> u64 {

@@ -168,7 +168,7 @@ async fn a_killed_process_goes_on_as_if_it_had_not_been() {
     let minutes =
         "SELECT company_id, window_start, fixes, average_speed_kmh, top_speed_kmh FROM company_minute ORDER BY 1, 2";
     let refused = "SELECT topic, \"partition\", \"offset\", code FROM rejected ORDER BY 1, 2, 3";
-    for (sql, least) in [(ALL, 3_000), (&events, 100), (minutes, 10), (refused, 1)] {
+    for (sql, least) in [(ALL, 3_000), (&events, 100), (minutes, 3), (refused, 1)] {
         let (found, expected) = (killed.history(sql), whole.history(sql));
         let at = (0..found.len().max(expected.len())).find(|&at| found.get(at) != expected.get(at));
         let (count, other) = ((found.len(), expected.len()), at.map(|at| (found.get(at), expected.get(at))));

@@ -20,7 +20,7 @@ const BEFORE: [&str; 10] = [
     "the value of parameter ",
 ];
 /// Words of messages, and the word of SQL that they are about, if it stands in the text once.
-const ABOUT: [(&str, &str); 21] = [
+const ABOUT: [(&str, &str); 22] = [
     ("WITH RECURSIVE", "recursive"),
     ("LIMIT", "limit"),
     ("OFFSET", "offset"),
@@ -35,6 +35,7 @@ const ABOUT: [(&str, &str); 21] = [
     ("stops()", "stops"),
     ("trips()", "trips"),
     ("silence()", "silence"),
+    ("geofence_events()", "geofence_events"),
     ("stops and trips", "stops"),
     ("stops and trips", "trips"),
     ("number of groups", "by"),

@@ -2,6 +2,9 @@
 
 use super::*;
 
+mod calls;
+mod meeting;
+
 fn refused(text: &str) -> Refusal {
     Catalog::of_the_main_job().plan(text).expect_err("a refusal")
 }
@@ -82,7 +85,15 @@ fn what_is_no_declaration_is_refused() {
         ("CREATE VIEW p AS SELECT spede_kmh FROM telemetry", "sql_unknown_column"),
         ("CREATE VIEW p AS SELECT \"Device_Id\" FROM telemetry", "sql_unknown_column"),
         ("CREATE VIEW p AS SELECT device_id FROM Telemetri", "sql_unknown_table"),
-        ("CREATE VIEW p AS SELECT unnest(make_array(1, 2)) AS n FROM telemetry", "sql_unsupported"),
+        ("CREATE VIEW p AS SELECT unnest(named_struct('a', 1, 'b', seq)) FROM telemetry", "sql_unsupported"),
+        (
+            "CREATE VIEW p AS SELECT unnest(unnest(make_array(make_array(1), make_array(seq)))) AS n FROM telemetry",
+            "sql_unsupported",
+        ),
+        (
+            "CREATE VIEW p AS SELECT n, count(*) FROM (SELECT unnest(make_array(1, seq)) AS n FROM telemetry) GROUP BY n",
+            "sql_unbounded",
+        ),
         ("CREATE VIEW p AS SELECT uper(device_id) FROM telemetry", "sql_unknown_function"),
         ("CREATE VIEW p AS SELECT ts FROM telemetry WHERE sum(seq) > 1", "sql_invalid"),
         ("CREATE VIEW p AS SELECT device_id, ts FROM telemetry GROUP BY device_id", "sql_invalid"),
@@ -226,33 +237,6 @@ fn options_of_joins_are_refused_where_they_mean_nothing() {
 }
 
 #[test]
-fn events_meet_events_within_a_bound_only() {
-    let select = |join: &str, on: &str| {
-        format!("SELECT a.ts, b.since FROM telemetry a {join} vehicle_events b ON a.device_id = b.device_id {on}")
-    };
-    let bound = "AND b.since BETWEEN a.ts - interval '5 minutes' AND a.ts + interval '1 minute'";
-    let text = |options: &str, select: String| format!("CREATE MATERIALIZED VIEW p {options} AS {select}");
-    let hour = "WITH (retention = '1 hour')";
-    for (text, words) in [
-        (text(hour, select("JOIN", "")), "b.ts BETWEEN a.ts - interval"),
-        (text(hour, select("JOIN", "AND b.since > a.ts")), "from both sides"),
-        (text(hour, select("JOIN", "AND b.since BETWEEN a.ts AND a.ts + interval '1 month'")), "from both sides"),
-        (text("", select("JOIN", bound)), "add WITH (retention = '1 hour')"),
-        (text(hour, select("LEFT JOIN", bound)), "only by an inner JOIN"),
-        (text(hour, select("FULL JOIN", bound)), "only by an inner JOIN"),
-    ] {
-        let why = refused(&text);
-        assert!(why.to_string().contains(words), "{text}: {why}");
-    }
-    let catalog = Catalog::of_the_main_job();
-    let met = view(&catalog, &text(hour, select("JOIN", bound)));
-    assert_eq!((met.relation.kind, met.node.append_only), (Kind::Events, true));
-    let state = catalog.explain_state(&met);
-    let told = "rows of telemetry for 61 minutes after ts; rows of vehicle_events for 65 minutes after since";
-    assert!(state.contains(told), "{state}");
-}
-
-#[test]
 fn state_says_what_joins_with_tables_keep() {
     let catalog = Catalog::of_the_main_job();
     let told = |view: View| catalog.explain_state(&view);
@@ -333,72 +317,4 @@ fn sessions_of_events_keep_their_aggregates() {
     let kept: Vec<String> =
         catalog.state(&view).into_iter().map(|kept| format!("{}: {}", kept.operator, kept.grows)).collect();
     assert_eq!(kept, ["Sessions: a group for each device_id and session, until 7 days and 30 minutes after its end"]);
-}
-
-#[test]
-fn parameters_of_table_functions_are_refused_with_a_place_and_a_way_out() {
-    for (text, told) in [
-        (
-            "stops(speed_kh => 5)",
-            "p.sql:2:21: sql_unsupported: there is no parameter speed_kh of stops(); did you mean speed_kmh? it takes speed_kmh, \
-             radius_m, lasting",
-        ),
-        (
-            "trips(radius_m => 'far')",
-            "p.sql:2:21: sql_unsupported: the value of parameter radius_m is a number greater than 0",
-        ),
-        (
-            "trips(speed_kmh => 0)",
-            "p.sql:2:21: sql_unsupported: the value of parameter speed_kmh is a number greater than 0",
-        ),
-        (
-            "stops(lasting => 5)",
-            "p.sql:2:21: sql_unsupported: the value of parameter lasting is a length of whole milliseconds that stands in the \
-             text, such as interval '5 minutes'",
-        ),
-        ("stops(5)", "p.sql:2:15: sql_unsupported: stops() takes its parameters by name, as in stops(speed_kmh => 5"),
-        ("stops()", "p.sql:2:15: sql_unbounded: stops and trips are kept for ever without a retention"),
-        (
-            "stops(lasting => interval '1 minute', lasting => interval '2 minutes')",
-            "p.sql:2:15: sql_unsupported: stops() has its parameter lasting twice; leave one out",
-        ),
-        (
-            "silence(after => interval '2 minutes')",
-            "p.sql:2:23: sql_unsupported: there is no parameter after of silence(); it takes lasting",
-        ),
-        (
-            "silence(1)",
-            "p.sql:2:15: sql_unsupported: silence() takes its parameters by name, as in silence(lasting => ",
-        ),
-        ("halts()", "p.sql"),
-    ] {
-        let text = format!("CREATE MATERIALIZED VIEW p AS\nSELECT * FROM {text}");
-        let problems = Catalog::of_the_main_job().load(&[File { name: "p.sql".into(), text }]);
-        let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert!(found.len() == 1 && found[0].starts_with(told), "found {found:?}\nwanted {told}");
-    }
-}
-
-#[test]
-fn a_stream_may_have_the_name_of_a_table_function() {
-    let mut catalog = Catalog::of_the_main_job();
-    let stops = view(
-        &catalog,
-        "CREATE MATERIALIZED VIEW stops WITH (key = 'vehicle_id, started_at', retention = '2 hours') AS SELECT * FROM \
-         stops(radius_m => 50.5) AS s WHERE fixes > 2",
-    );
-    assert_eq!(stops.node.reads(), ["telemetry_enriched"]);
-    let kept: Vec<String> =
-        catalog.state(&stops).into_iter().map(|kept| format!("{}: {}", kept.operator, kept.grows)).collect();
-    assert_eq!(
-        kept,
-        [
-            "Journeys: positions of the last 2 hours and the stops of the last 2 hours for each vehicle_id; of older ones a sum"
-        ]
-    );
-    catalog.add(stops).unwrap();
-    let read = view(&catalog, "CREATE MATERIALIZED VIEW long_stops AS SELECT * FROM stops WHERE fixes > 100");
-    assert_eq!(read.node.reads(), ["stops"]);
-    catalog.add(read).unwrap();
-    assert_eq!(catalog.dependants("stops"), ["long_stops"]);
 }

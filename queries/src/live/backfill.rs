@@ -86,7 +86,8 @@ pub(super) fn reads_events(node: &Node) -> bool {
 }
 
 pub(super) fn see(node: &Node, events: bool, names: &mut BTreeSet<String>) {
-    let events = events || node.kind == Kind::Events;
+    // Positions meet fences as they stood when they came, although a table comes of it.
+    let events = events || node.kind == Kind::Events || matches!(node.op, Op::Geofences { .. });
     if let (true, Op::Get(name)) = (events, &node.op) {
         names.insert(name.clone());
     }
@@ -219,4 +220,36 @@ impl Engine {
 fn unreadable(why: &str) -> Refusal {
     Refusal::new("stream_past_unreadable", format!("the log cannot be read again: {why}"))
         .hint("add the stream with --no-history, or mend what is wrong with the log and try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Catalog, File};
+
+    /// Would catch a stream that is added later and takes a table as it stands now for what events of before met.
+    #[test]
+    fn the_past_of_what_events_meet_matters() {
+        let mut catalog = Catalog::of_the_main_job();
+        let columns = "fence_id TEXT, company_id TEXT, name TEXT, kind TEXT, shape TEXT, radius_m INT";
+        let text = format!("CREATE TABLE geofences ({columns}) FROM LOG 'f' FORMAT JSON KEY (fence_id)");
+        assert_eq!(catalog.declare(&[File { name: "f.sql".into(), text }], &[]), []);
+        for (sql, past) in [
+            ("SELECT vehicle_id, kind FROM geofence_events()", vec!["geofences", "telemetry_enriched"]),
+            (
+                "SELECT e.kind, v.model FROM geofence_events() e JOIN vehicles v USING (vehicle_id)",
+                vec!["geofences", "telemetry_enriched"],
+            ),
+            ("SELECT vehicle_id FROM stops()", vec!["telemetry_enriched"]),
+            (
+                "SELECT t.vehicle_id, max(v.plate) AS plate FROM telemetry_enriched t JOIN vehicles v USING (vehicle_id) GROUP BY 1",
+                vec!["telemetry_enriched", "vehicles"],
+            ),
+            ("SELECT plate FROM vehicles JOIN companies USING (company_id)", vec![]),
+        ] {
+            let view = catalog.plan(&format!("CREATE VIEW p WITH (retention = '1 day') AS {sql}"));
+            let view = view.unwrap_or_else(|why| panic!("{sql}: {why}"));
+            assert_eq!(with_a_past(&view.node).into_iter().collect::<Vec<_>>(), past, "{sql}");
+        }
+    }
 }

@@ -14,13 +14,14 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::Live;
+use super::again::Again;
 use super::backfill::{Building, History};
 use super::budget::Watch;
 use super::command::{Commands, Start};
 use super::feed::{Feed, Past};
 use super::keep::{Change, Content, Held, Keeper};
 use super::send::{Sent, Ways};
-use crate::catalog::{Catalog, File, Problem, Relation, View};
+use crate::catalog::{Catalog, File, Problem, View};
 use crate::plan::{Kind, Node};
 use crate::readers::{self, Reader, Sieve};
 use crate::reads::SystemTable;
@@ -140,7 +141,7 @@ pub(super) struct State {
     /// Streams, or new versions of them, that are on their way.
     pub building: BTreeMap<String, Arc<Building>>,
     /// Streams of an earlier start that are not built again yet.
-    pub again: BTreeMap<String, Relation>,
+    pub again: Again,
 }
 
 /// The derived streams of a process.

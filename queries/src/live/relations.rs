@@ -123,7 +123,7 @@ impl Relations for Engine {
         // What is on its way is not there yet.
         let running: Vec<String> = self.state().running.keys().cloned().collect();
         // What was there at an earlier start is known, and cannot be read yet.
-        let again: Vec<crate::catalog::Relation> = self.state().again.values().cloned().collect();
+        let again: Vec<crate::catalog::Relation> = self.state().again.relations.values().cloned().collect();
         let again = again.iter().filter(|relation| relation.kind == Rows::Table && !running.contains(&relation.name));
         let views = catalog.views().filter(|view| running.contains(&view.relation.name));
         let views = views.filter(|view| view.relation.kind == Rows::Table);
@@ -176,7 +176,7 @@ impl Relations for Engine {
     fn why_not(&self, name: &Name) -> Option<Refusal> {
         let state = self.state();
         let mine = name.namespace == PUBLIC;
-        if mine && state.again.contains_key(&name.name) {
+        if mine && state.again.relations.contains_key(&name.name) {
             let message = format!("{} is being built again from the log since the process started", name.name);
             return Some(Refusal::new("stream_building", message).hint("ask again; sql list tells how far it is"));
         }

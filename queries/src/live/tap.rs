@@ -33,6 +33,8 @@ struct Queue {
     lost: bool,
     /// Events that did not fit.
     missed: u64,
+    /// Changes that were put, and are still here or were taken.
+    given: u64,
 }
 
 /// What comes out of a tap.
@@ -67,6 +69,7 @@ impl Tap {
             Kind::Events if full => queue.missed += change.rows.len() as u64,
             _ => {
                 queue.bytes += bytes;
+                queue.given += 1;
                 queue.changes.push_back(change.clone());
             }
         }
@@ -100,6 +103,12 @@ impl Tap {
             }
             self.arrived.notified().await;
         }
+    }
+
+    /// Changes that were put here, without those that there was no room for.
+    #[must_use]
+    pub fn given(&self) -> u64 {
+        self.queue().given
     }
 
     /// Whether nothing waits.

@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
+use datafusion::common::JoinType;
 use datafusion::error::Result;
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
+use operators::geofences::Rules;
 
+use super::geofences;
 use super::lower::refused;
 use super::meet::{self, Meets, Times};
 use super::{Expression, Join, Kind, Node, Op, Retention, types};
@@ -85,7 +88,9 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
         }
         Op::Join(join) => {
             meets = met(join, &below, said)?;
-            columns = below.iter().flat_map(|input| input.columns.clone()).collect();
+            let right_alone = matches!(join.kind, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
+            let sides = below.iter().skip(usize::from(right_alone));
+            columns = sides.flat_map(|input| input.columns.clone()).collect();
             columns.resize(width, Known::Few);
         }
         Op::Reduce { keys, aggregates, .. } => {
@@ -97,10 +102,12 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
                 grows = false;
             }
         }
-        Op::Hop { .. } => {
-            let input = &first.expect("hops have an input").columns;
-            columns.copy_from_slice(input);
-            columns[width - 1] = Known::Window;
+        Op::Hop { .. } | Op::Unnest { .. } | Op::Window { .. } => {
+            let input = first.expect("they have an input");
+            columns = passed_on(&node.op, &input.columns, width);
+            if input.grows && matches!(node.op, Op::Window { .. }) {
+                refuse_corrected(&input.node)?;
+            }
         }
         Op::Sessions { keys, aggregates, .. } => {
             let input = first.expect("sessions have an input");
@@ -116,6 +123,11 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
             retention = Some(journeys_end(said.retention)?);
             grows = false;
         }
+        Op::Geofences { .. } => {
+            columns = geofences::names().iter().map(|name| known(name)).collect();
+            retention = Some(geofences_end(said.retention)?);
+            grows = false;
+        }
         Op::TopK { partition, .. } => {
             let input = first.expect("a top has an input");
             columns = input.columns.clone();
@@ -125,8 +137,6 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
                 grows = false;
             }
         }
-        Op::Window { .. } => columns[..first.map_or(0, |input| input.columns.len())]
-            .copy_from_slice(&first.expect("a window has an input").columns),
         Op::Union(_) => columns = united(&below),
         Op::Temporal { bounds, .. } => {
             columns = first.expect("a filter has an input").columns.clone();
@@ -138,6 +148,18 @@ fn walk(node: &Arc<Node>, said: Times, names: &dyn Fn(&str) -> Columns) -> Resul
         _ => with(node, inputs, retention),
     };
     Ok(Walked { node, grows, columns })
+}
+
+/// What is known of the columns of rows that come out with other columns in the place of some, or with more.
+fn passed_on(op: &Op, input: &[Known], width: usize) -> Vec<Known> {
+    let mut columns = input.to_vec();
+    columns.resize(width, Known::Other);
+    match op {
+        Op::Hop { .. } => columns[width - 1] = Known::Window,
+        Op::Unnest { lists, .. } => lists.iter().for_each(|list| columns[*list] = Known::Other),
+        _ => {}
+    }
+    columns
 }
 
 /// What is known of the columns of a union: what all inputs agree on.
@@ -163,28 +185,29 @@ fn known(name: &str) -> Known {
 /// How the inputs of a join meet; none if as they are.
 fn met(join: &Join, below: &[Walked], said: Times) -> Result<Option<Meets>> {
     let [left, right] = below else { return Ok(None) };
+    let growing = [left, right].into_iter().filter(|side| side.grows && side.node.kind == Kind::Table);
+    growing.map(|side| &side.node).try_for_each(|node| refuse_corrected(node))?;
     let events = match (left.node.kind, right.node.kind) {
         (Kind::Events, Kind::Events) => return Ok(Some(Meets::Within(meet::within(join, said.retention)?))),
         (Kind::Events, Kind::Table) => left,
         (Kind::Table, Kind::Events) => right,
-        (Kind::Table, Kind::Table) => {
-            [left, right].into_iter().filter(|side| side.grows).try_for_each(|side| refuse_corrected(&side.node))?;
-            return Ok(None);
-        }
+        (Kind::Table, Kind::Table) => return Ok(None),
     };
     let times = events.columns.iter().enumerate().filter(|(_, column)| **column == Known::Time);
     let meets = meet::looks_up(join.kind, said, &times.map(|(place, _)| place).collect::<Vec<_>>())?;
     Ok((!matches!(meets, Meets::Now)).then_some(meets))
 }
 
-/// Rows of events that are corrected come and go: to join them further, or to take the first of them, all would be kept.
+/// Rows of events of which it may change whether they have met one come and go: to join them further, or to take the first of
+/// them, all would be kept.
 fn refuse_corrected(node: &Node) -> Result<()> {
     if node.append_only {
         return Ok(());
     }
     Err(refused(
-        "unbounded: events that are corrected come and go, and this would keep them all; join tables with each other first and \
-         that with the events, or bound the events in time by `WHERE arrived_at > now() - interval '1 day'` around the join",
+        "unbounded: events that are corrected, or kept by an outer join or NOT EXISTS while they meet none, come and go, and this \
+         would keep them all; join tables with each other first and that with the events, or bound the events in time by \
+         `WHERE arrived_at > now() - interval '1 day'` around the join",
     ))
 }
 
@@ -256,6 +279,16 @@ fn journeys_end(retention_ms: Option<i64>) -> Result<Retention> {
     Ok(Retention { key: 0, ms: ms? })
 }
 
+/// When events of fences leave.
+fn geofences_end(retention_ms: Option<i64>) -> Result<Retention> {
+    let ms = retention_ms.ok_or_else(|| {
+        refused(
+            "unbounded: what geofence_events() finds is kept for ever without a retention; add WITH (retention = '7 days')",
+        )
+    });
+    Ok(Retention { key: 0, ms: ms? })
+}
+
 /// When sessions end whose rows are of this kind.
 fn session_ends(
     input: &Node,
@@ -317,6 +350,11 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
         Op::Journeys { what, rules, retention: before, .. } => {
             Op::Journeys { input: next(), what: *what, rules: *rules, retention: retention.or(*before) }
         }
+        Op::Geofences { rules, .. } => {
+            let retention_ms = retention.map_or(rules.retention_ms, |retention| retention.ms);
+            let rules = Rules { late_ms: rules.late_ms.min(retention_ms), retention_ms, ..*rules };
+            Op::Geofences { positions: next(), fences: next(), rules }
+        }
         Op::TopK { partition, order, skip, fetch, .. } => {
             let (partition, order) = (partition.clone(), order.clone());
             Op::TopK { input: next(), partition, order, skip: *skip, fetch: *fetch }
@@ -325,11 +363,12 @@ pub(super) fn with(node: &Arc<Node>, inputs: Vec<Arc<Node>>, retention: Option<R
             let (partition, order, functions) = (partition.clone(), order.clone(), functions.clone());
             Op::Window { input: next(), partition, order, functions }
         }
+        Op::Unnest { lists, .. } => Op::Unnest { input: next(), lists: lists.clone() },
         Op::Union(_) => Op::Union(inputs.collect()),
         Op::Temporal { bounds, .. } => Op::Temporal { input: next(), bounds: bounds.clone() },
     };
     let (kind, append_only) = match &op {
-        Op::Map { input, .. } => (input.kind, input.append_only),
+        Op::Map { input, .. } | Op::Unnest { input, .. } => (input.kind, input.append_only),
         Op::Union(inputs) if inputs.iter().any(|input| input.kind == Kind::Table) => {
             (Kind::Table, inputs.iter().all(|input| input.append_only))
         }

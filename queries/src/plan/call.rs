@@ -1,4 +1,4 @@
-//! Calls of functions in FROM: `stops(…)`, `trips(…)`, `silence(…)`.
+//! Calls of functions in FROM: `stops(…)`, `trips(…)`, `silence(…)`, `geofence_events(…)`.
 //!
 //! Invariant: parameters stand in the text, by name and once; what is left out has its default.
 
@@ -13,7 +13,7 @@ use operators::error::excerpt;
 use super::hop::length_ms;
 use super::journeys::Journey;
 use super::lower::refused;
-use super::{Inputs, silence};
+use super::{Inputs, geofences, silence};
 use crate::question::refuse::nearest;
 
 /// Understands the calls.
@@ -38,6 +38,8 @@ impl RelationPlanner for Planner {
             what.plan(&given(&name, Journey::EXAMPLE, &args.args, context)?)?
         } else if name == silence::NAME {
             silence::plan(&given(&name, silence::EXAMPLE, &args.args, context)?, &self.inputs)?
+        } else if name == geofences::NAME {
+            geofences::plan(&given(&name, geofences::EXAMPLE, &args.args, context)?)?
         } else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
@@ -88,6 +90,16 @@ fn given(
 impl Given {
     /// A number greater than 0.
     pub fn number(&self) -> Result<f64> {
+        self.value(|value| value > 0.0, || "a number greater than 0 that stands in the text, such as 5".to_owned())
+    }
+
+    /// A number from 0 up to this one.
+    pub fn number_upto(&self, most: f64) -> Result<f64> {
+        let wanted = || format!("a number from 0 to {most} that stands in the text, such as 5");
+        self.value(|value| (0.0..=most).contains(&value), wanted)
+    }
+
+    fn value(&self, fits: impl Fn(f64) -> bool, wanted: impl Fn() -> String) -> Result<f64> {
         let value = match &self.value {
             Expr::Literal(
                 value @ (ScalarValue::Int64(_) | ScalarValue::Float64(_) | ScalarValue::Decimal128(..)),
@@ -96,8 +108,8 @@ impl Given {
             _ => ScalarValue::Null,
         };
         match value {
-            ScalarValue::Float64(Some(value)) if value.is_finite() && value > 0.0 => Ok(value),
-            _ => Err(self.wrong("a number greater than 0 that stands in the text, such as 5")),
+            ScalarValue::Float64(Some(value)) if value.is_finite() && fits(value) => Ok(value),
+            _ => Err(self.wrong(&wanted())),
         }
     }
 

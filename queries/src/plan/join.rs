@@ -96,8 +96,8 @@ fn cheap(node: &Node) -> bool {
     node.rows_max.is_some_and(|rows| rows <= 16)
 }
 
-/// Events that look a table up stay events, and so do pairs of events. No other join may have events below it, for it would
-/// keep them all.
+/// Events that look a table up stay events, and so do pairs of events and events that have met one. That an event has met none
+/// may change. No other join may have events below it, for it would keep them all.
 fn kind_of(left: &Node, right: &Node, join: &Logical) -> Result<Kind> {
     use JoinType::{Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
     match (left.kind, right.kind, join.join_type) {
@@ -105,11 +105,13 @@ fn kind_of(left: &Node, right: &Node, join: &Logical) -> Result<Kind> {
         (Kind::Events, Kind::Table, Inner | Left | LeftSemi | LeftAnti | LeftMark) => Ok(Kind::Events),
         (Kind::Table, Kind::Events, Inner | Right | RightSemi | RightAnti | RightMark) => Ok(Kind::Events),
         // What bounds them may stand in WHERE as well, so it is looked for later.
-        (Kind::Events, Kind::Events, Inner) => Ok(Kind::Events),
-        (Kind::Events, Kind::Events, _) => Err(refused(
-            "events joined with events: only by an inner JOIN, for that an event meets none is known when no other can come \
-             any more; bound one side in time first, as in `WHERE ts > now() - interval '10 minutes'`",
+        (Kind::Events, Kind::Events, _) if join.null_aware => Err(refused(
+            "NOT IN over events: one null among them leaves nothing, so every event would be kept for it; write NOT EXISTS \
+             (SELECT 1 FROM … WHERE …) with the equality and the bound of their times in it",
         )),
+        (Kind::Events, Kind::Events, Inner | LeftSemi | RightSemi) => Ok(Kind::Events),
+        // Whether an event has met one changes, and with it what comes out.
+        (Kind::Events, Kind::Events, _) => Ok(Kind::Table),
         _ => Err(refused("this join keeps every event for ever; put the events on the side whose rows are all kept")),
     }
 }

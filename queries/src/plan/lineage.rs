@@ -106,6 +106,10 @@ pub fn below(node: &Node, wanted: &Wanted) -> Result<Vec<Wanted>> {
         // Groups are told apart by their keys, and each knows its own rows only.
         Op::Reduce { keys, .. } | Op::Sessions { keys, .. } => both(&over(*keys)),
         Op::Journeys { .. } => both(&over(1)),
+        Op::Geofences { .. } => {
+            let positions = Wanted { rows: over(1)(&wanted.rows)?, needed: over(1)(&wanted.needed)? };
+            Ok(vec![positions, Wanted { rows: of_fences(&wanted.rows)?, needed: of_fences(&wanted.needed)? }])
+        }
         Op::TopK { partition, .. } => {
             Ok(vec![Wanted { rows: wanted.rows.clone(), needed: of_groups(partition, &wanted.needed) }])
         }
@@ -119,9 +123,20 @@ pub fn below(node: &Node, wanted: &Wanted) -> Result<Vec<Wanted>> {
                 Ok(conditions.iter().filter_map(|condition| hopped(condition, last, *size_ms)).collect())
             })
         }
+        // An element tells nothing of its list that could be asked of a row.
+        Op::Unnest { lists, .. } => both(&|conditions| {
+            let kept = conditions.iter().filter(|condition| condition.is_over(|column| !lists.contains(&column)));
+            Ok(kept.cloned().collect())
+        }),
         Op::Union(inputs) => Ok(vec![wanted.clone(); inputs.len()]),
         Op::Temporal { .. } => Ok(vec![wanted.clone()]),
     }
+}
+
+/// Conditions on whose a fence is and on its id: of other fences nothing is asked.
+fn of_fences(conditions: &[Condition]) -> Result<Vec<Condition>> {
+    let own = conditions.iter().filter(|condition| condition.is_over(|column| (1..=2).contains(&column)));
+    own.map(|condition| Ok(condition.over(replaced(condition.of.clone(), |column| Some(place(column - 1)))?))).collect()
 }
 
 /// Conditions on what rows are grouped by: other rows of the group decide what becomes of a row.

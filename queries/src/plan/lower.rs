@@ -18,9 +18,13 @@ use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
 
 use super::express::{Scope, place, places, replaced};
+use super::geofences::Fenced;
 use super::hop::{Fanned, fanned};
 use super::journeys::Called;
-use super::{Expression, Inputs, Kind, Node, Op, aggregate, canonical, join, journeys, push, temporal, types, window};
+use super::{
+    Expression, Inputs, Kind, Node, Op, aggregate, canonical, geofences, join, journeys, push, temporal, types, unnest,
+    window,
+};
 
 /// The operators of a plan over these inputs.
 ///
@@ -46,9 +50,7 @@ pub fn lower(plan: &LogicalPlan, inputs: &Inputs) -> Result<Arc<Node>> {
         LogicalPlan::EmptyRelation(empty) => nothing(empty),
         LogicalPlan::Values(values) => constant(values),
         LogicalPlan::RecursiveQuery(_) => Err(refused("WITH RECURSIVE: nothing bounds its work; unroll the steps")),
-        LogicalPlan::Unnest(_) => {
-            Err(refused("unnest: rows made of a list are not kept up to date; use the rows that the list was made of"))
-        }
+        LogicalPlan::Unnest(unnest) => unnest::unnest(unnest, inputs),
         other => Err(refused(&format!("{}: a view is made of SELECT alone", other.display()))),
     }
 }
@@ -58,9 +60,10 @@ pub(super) fn refused(why: &str) -> DataFusionError {
 }
 
 fn get(scan: &TableScan, inputs: &Inputs) -> Result<Arc<Node>> {
-    let node = match scan.source.downcast_ref::<Called>() {
-        Some(called) => journeys::node(called, inputs)?,
-        None => named(scan.table_name.table(), inputs)?,
+    let node = match (scan.source.downcast_ref::<Called>(), scan.source.downcast_ref::<Fenced>()) {
+        (Some(called), _) => journeys::node(called, inputs)?,
+        (_, Some(fenced)) => geofences::node(fenced, inputs)?,
+        _ => named(scan.table_name.table(), inputs)?,
     };
     let all = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?;
     let filter = conjunction(scan.filters.clone());

@@ -87,7 +87,8 @@ pub fn within(join: &Join, retention_ms: Option<i64>) -> Result<Within> {
     let mut found: Vec<Found> = Vec::new();
     let conditions = join.filter.iter().flat_map(|filter| split_conjunction(filter));
     let bounds = conditions.filter_map(|condition| bound(condition, join)).chain(join.on.iter().filter_map(|on| {
-        let times = is_time(&on.0, &join.left.schema) && is_time(&on.1, &join.right.schema);
+        // Where null equals null, events without a time would meet each other at any distance.
+        let times = !join.nulls_equal && is_time(&on.0, &join.left.schema) && is_time(&on.1, &join.right.schema);
         times.then(|| Found { left: on.0.clone(), right: on.1.clone(), from_ms: Some(0), until_ms: Some(0) })
     }));
     for new in bounds {

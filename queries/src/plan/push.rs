@@ -22,10 +22,11 @@ pub fn filtered(input: Arc<Node>, conditions: Vec<Expression>) -> Result<Arc<Nod
         return Ok(input);
     }
     let Op::Join(join) = &input.op else { return map(input, all(conditions), None) };
-    if input.kind == Kind::Events && join.left.kind == join.right.kind {
+    let both = join.left.kind == Kind::Events && join.right.kind == Kind::Events;
+    if both && join.kind == JoinType::Inner {
         return of_pairs(&input, join, conditions);
     }
-    let Some((first, width)) = events(&input, join) else { return map(input, all(conditions), None) };
+    let Some(Events { left: of_left, first, width }) = events(join) else { return map(input, all(conditions), None) };
     let within = |condition: &Expression| {
         let columns = collect_columns(condition);
         columns.iter().all(|column| (first..first + width).contains(&column.index()))
@@ -36,11 +37,7 @@ pub fn filtered(input: Arc<Node>, conditions: Vec<Expression>) -> Result<Arc<Nod
     }
     let below = below.into_iter().map(|condition| moved(condition, first)).collect::<Result<Vec<_>>>()?;
     let (left, right) = (join.left.clone(), join.right.clone());
-    let inputs = if join.left.kind == Kind::Events {
-        vec![filtered(left, below)?, right]
-    } else {
-        vec![left, filtered(right, below)?]
-    };
+    let inputs = if of_left { vec![filtered(left, below)?, right] } else { vec![left, filtered(right, below)?] };
     map(with(&input, inputs, None), all(above), None)
 }
 
@@ -65,20 +62,26 @@ fn of_pairs(node: &Node, join: &Join, conditions: Vec<Expression>) -> Result<Arc
     Ok(Node::new(op, &types(&node.schema), node.kind, node.append_only, node.rows_max))
 }
 
-/// Where the columns of the events are in what comes out of a join that keeps each event or not.
-fn events(node: &Node, join: &Join) -> Option<(usize, usize)> {
-    if node.kind != Kind::Events {
-        return None;
-    }
+/// The events of which a join keeps each or not.
+struct Events {
+    /// Which input they are.
+    left: bool,
+    /// Where their columns are in what comes out.
+    first: usize,
+    width: usize,
+}
+
+fn events(join: &Join) -> Option<Events> {
     let (left, right) = (join.left.schema.fields().len(), join.right.schema.fields().len());
-    match join.kind {
-        JoinType::Inner if join.left.kind == Kind::Events => Some((0, left)),
-        JoinType::Inner => Some((left, right)),
-        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => Some((0, left)),
-        JoinType::Right => Some((left, right)),
-        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => Some((0, right)),
-        JoinType::Full => None,
-    }
+    let of_left = match join.kind {
+        JoinType::Inner => join.left.kind == Kind::Events,
+        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => true,
+        JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => false,
+        JoinType::Full => return None,
+    };
+    let input = if of_left { &join.left } else { &join.right };
+    let first = if matches!(join.kind, JoinType::Inner | JoinType::Right) && !of_left { left } else { 0 };
+    (input.kind == Kind::Events).then_some(Events { left: of_left, first, width: if of_left { left } else { right } })
 }
 
 /// All of the conditions as one.

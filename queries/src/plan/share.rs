@@ -53,13 +53,15 @@ pub fn shareable(node: &Arc<Node>) -> Vec<(Id, Arc<Node>)> {
                 | Op::Reduce { .. }
                 | Op::Sessions { .. }
                 | Op::Journeys { .. }
+                | Op::Geofences { .. }
                 | Op::TopK { .. }
                 | Op::Window { .. }
                 | Op::Temporal { .. }
         );
-        // Corrected events are final after a time, and not taken back: as a stream of its own it would hold them for ever.
-        let corrected = matches!(&node.op, Op::Join(join) if matches!(join.meets, Meets::Corrected { .. }));
-        if keeps && node.kind == Kind::Table && !corrected {
+        // What has become of events is final after a time, and not taken back: as a stream of its own it would hold them for ever.
+        let of_events =
+            matches!(&node.op, Op::Join(join) if matches!(join.meets, Meets::Corrected { .. } | Meets::Within(_)));
+        if keeps && node.kind == Kind::Table && !of_events {
             parts.push((node.id, node));
         }
     }

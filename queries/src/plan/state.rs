@@ -4,6 +4,8 @@
 
 use std::collections::HashSet;
 
+use datafusion::common::JoinType;
+
 use super::tell::{Names, aggregate, bound, columns, spoken, text};
 use super::{Aggregate, Expression, Id, Join, Kind, Meets, Node, Op, Retention};
 
@@ -44,7 +46,7 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
         if by.is_empty() { String::new() } else { format!(" for each {}", by.join(", ")) }
     };
     match &node.op {
-        Op::Get(_) | Op::Constant(_) | Op::Map { .. } | Op::Hop { .. } | Op::Union(_) => None,
+        Op::Get(_) | Op::Constant(_) | Op::Map { .. } | Op::Hop { .. } | Op::Unnest { .. } | Op::Union(_) => None,
         Op::Join(join) if node.kind == Kind::Events => Some(met(join, names)),
         Op::Join(join) if !matches!(join.meets, Meets::Now) => Some(met(join, names)),
         Op::Join(join) => Some(("Join", sides(join, names))),
@@ -69,6 +71,18 @@ fn kept(node: &Node, names: Names<'_>) -> Option<(&'static str, String)> {
             let last = retention.map(|one| format!(" of the last {}", spoken(one.ms))).unwrap_or_default();
             let name = what.name();
             Some(("Journeys", format!("positions{last} and the {name}{last} for each vehicle_id; of older ones a sum")))
+        }
+        Op::Geofences { fences, rules, .. } => {
+            let (late, last) = (spoken(rules.late_ms), spoken(rules.retention_ms));
+            let fences = rows(fences, names);
+            let kept = "what the vehicle is in";
+            Some((
+                "Geofences",
+                format!(
+                    "{fences}, whole on every worker; for each vehicle_id positions of the last {late}, {kept}, and events of \
+                     the last {last}"
+                ),
+            ))
         }
         Op::TopK { input, partition, skip, fetch, .. } => {
             let each = each(partition, &columns(input, names));
@@ -113,9 +127,22 @@ fn met(join: &Join, names: Names<'_>) -> (&'static str, String) {
                 format!("{rows} for {} after {time}", spoken(ms.max(0)))
             };
             let (left, right) = (side(&join.left, &within.left, left_ms), side(&join.right, &within.right, right_ms));
-            ("Meet", format!("{left}; {right}: the bound of the join and the retention"))
+            ("Meet", format!("{left}; {right}: the bound of the join and the retention{}", followed(join, names)))
         }
     }
+}
+
+/// Of which events it is kept whether they have met one.
+fn followed(join: &Join, names: Names<'_>) -> String {
+    use JoinType::{Full, Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
+    let (left, right) = (rows(&join.left, names), rows(&join.right, names));
+    let of = match join.kind {
+        Inner => return String::new(),
+        Left | LeftSemi | LeftAnti | LeftMark => left,
+        Right | RightSemi | RightAnti | RightMark => right,
+        Full => format!("{left} and {right}"),
+    };
+    format!("; and of each of {} whether it has met one", of.trim_start_matches("rows of "))
 }
 
 fn count(rows: usize) -> String {
@@ -169,7 +196,9 @@ fn rows(node: &Node, names: Names<'_>) -> String {
         Op::Reduce { input, keys, .. } => format!("groups by {}", columns(input, names)[..*keys].join(", ")),
         Op::Sessions { input, keys, .. } => format!("sessions by {}", columns(input, names)[..*keys].join(", ")),
         Op::Journeys { what, .. } => what.name().to_owned(),
+        Op::Geofences { .. } => super::geofences::NAME.to_owned(),
         Op::Hop { input, .. } => format!("{} in each window", rows(input, names)),
+        Op::Unnest { input, .. } => format!("elements of {}", rows(input, names)),
         Op::TopK { .. } => format!("first rows of {}", node.reads().join(", ")),
         Op::Temporal { input, .. } => rows(input, names),
         Op::Join(_) | Op::Window { .. } | Op::Union(_) => format!("rows of {}", node.reads().join(" with ")),

@@ -57,11 +57,17 @@ pub fn columns(node: &Node, names: Names<'_>) -> Vec<String> {
             below[..*keys].iter().cloned().chain([start]).chain(told).collect()
         }
         Op::Journeys { what, .. } => what.names(),
+        Op::Geofences { .. } => super::geofences::names(),
         Op::TopK { input, .. } | Op::Temporal { input, .. } => columns(input, names),
         Op::Window { input, functions, .. } => {
             let mut below = columns(input, names);
             let told: Vec<String> = functions.iter().map(|one| function(one, &below)).collect();
             below.extend(told);
+            below
+        }
+        Op::Unnest { input, lists } => {
+            let mut below = columns(input, names);
+            lists.iter().for_each(|list| below[*list] = format!("unnest({})", below[*list]));
             below
         }
         Op::Union(inputs) => inputs.first().map(|input| columns(input, names)).unwrap_or_default(),
@@ -218,6 +224,11 @@ pub(crate) fn told(node: &Node, names: Names<'_>) -> (&'static str, String) {
             let until = retention.map(|retention| format!(" | until {} after the end", spoken(retention.ms)));
             ("Journeys", format!("{call}{}", until.unwrap_or_default()))
         }
+        Op::Geofences { rules, .. } => {
+            let (dwell, late) = (written(rules.dwell_ms), written(rules.late_ms));
+            let call = format!("geofence_events(dwell => {dwell}, margin_m => {}, late => {late})", rules.margin_m);
+            ("Geofences", format!("{call} | until {} after each", spoken(rules.retention_ms)))
+        }
         Op::Hop { .. } => ("Hop", columns(node, names).pop().unwrap_or_default()),
         Op::Sessions { keys, aggregates, retention, .. } => {
             let all = columns(node, names);
@@ -238,6 +249,10 @@ pub(crate) fn told(node: &Node, names: Names<'_>) -> (&'static str, String) {
             let below = below();
             let told: Vec<String> = functions.iter().map(|one| function(one, &below)).collect();
             ("Window", format!("{} over each ({})", told.join(", "), list(partition, &below)))
+        }
+        Op::Unnest { lists, .. } => {
+            let all = columns(node, names);
+            ("Unnest", lists.iter().map(|list| all[*list].clone()).collect::<Vec<_>>().join(", "))
         }
         Op::Union(inputs) => ("Union", format!("of {}", inputs.len())),
         Op::Temporal { bounds, .. } => {

@@ -37,10 +37,15 @@ impl Fault {
     #[must_use]
     pub fn row(operator: &str, message: &str) -> Row {
         // The library's messages may end with a trace or a hint of many lines.
-        let line = message.lines().next().unwrap_or_default();
+        Fault::own_row(operator, &excerpt(message.lines().next().unwrap_or_default()))
+    }
+
+    /// The same with a message that was made here, of parts that are cut already.
+    #[must_use]
+    pub(super) fn own_row(operator: &str, message: &str) -> Row {
         let columns: [ArrayRef; 2] = [
             Arc::new(StringViewArray::from_iter_values([operator])),
-            Arc::new(StringViewArray::from_iter_values([excerpt(line)])),
+            Arc::new(StringViewArray::from_iter_values([message])),
         ];
         CODEC.encode(&columns, 1).expect("the columns of the codec").pop().unwrap_or_default()
     }

@@ -229,7 +229,10 @@ impl Reduce {
             && let Some(end) = ends.of(&row)
         {
             if end <= tick {
-                out.faults.push((Fault::row("Late", "the window has ended and is sealed"), diff));
+                // One that goes has been counted when it came too late, or was in time.
+                if diff > 0 {
+                    out.faults.push((Fault::row("Late", "the window has ended and is sealed"), diff));
+                }
                 return;
             }
             ends.by_tick.entry(end).or_default().push(row.clone());

@@ -10,21 +10,23 @@ use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::row::Rows;
 use datafusion::error::Result;
 use differential_dataflow::AsCollection;
+use differential_dataflow::consolidation::consolidate;
 use operators::batch::{Batch, key_hash};
-use operators::row::{Codec, Row, as_key};
-use operators::time::{Tick, closed_before};
+use operators::row::{Codec, Diff, Row, as_key};
+use operators::time::{Tick, all_closed_before};
 use timely::communication::Push;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::Message;
-use timely::dataflow::channels::pact::DistributorPact;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::vec::Broadcast;
 
-use super::Table;
 use super::group::{Closing, Out, next};
 use super::map::{in_order, ticks};
 use super::outputs::Outputs;
 use super::usage::{Gauge, Size};
+use super::{Keyed, Table};
 use crate::question::bytes_of;
 
 /// Groups that take events in.
@@ -43,6 +45,9 @@ pub(super) trait Absorb: 'static {
 
     /// What a tick ends leaves.
     fn end(&mut self, tick: Tick, out: &mut Out);
+
+    /// Takes the changes of one tick of the table beside the events in, ordered by key and then row, before the events of the tick.
+    fn change(&mut self, _tick: Tick, _changes: &[((Row, Row), Diff)], _out: &mut Out) {}
 
     /// Takes a row of a batch in. The key goes to `dirty` when it changes for the first time since it was put out.
     fn absorb(
@@ -153,6 +158,18 @@ pub(super) fn reduce_events<'s, G: Absorb>(
     events: Stream<'s, Tick, Batch>,
     name: &str,
     keys: Codec,
+    groups: G,
+    gauge: Arc<Gauge>,
+) -> (Table<'s>, Table<'s>) {
+    reduce_beside(events, None, name, keys, groups, gauge)
+}
+
+/// The same beside a table, which all groups see whole: every worker has it.
+pub(super) fn reduce_beside<'s, G: Absorb>(
+    events: Stream<'s, Tick, Batch>,
+    table: Option<Keyed<'s>>,
+    name: &str,
+    keys: Codec,
     mut groups: G,
     gauge: Arc<Gauge>,
 ) -> (Table<'s>, Table<'s>) {
@@ -161,18 +178,25 @@ pub(super) fn reduce_events<'s, G: Absorb>(
     let mut builder = OperatorBuilder::new(name.into(), scope);
     let same = Codec::new(Arc::clone(keys.schema())).expect("the schema of a codec");
     let mut input = builder.new_input(events, DistributorPact(move |_| ByKey { keys: same }));
+    let mut table = table.map(|table| builder.new_input(table.inner.broadcast(), Pipeline));
     let (outputs, rows, faults) = Outputs::add(&mut builder);
     builder.build(move |capabilities| {
         let mut starting = key_hash(&[]) % peers == index;
         let mut closing = Closing::new(outputs, capabilities);
         let mut waiting: ByTick<G::Columns> = BTreeMap::new();
+        let mut beside: BTreeMap<Tick, Vec<((Row, Row), Diff)>> = BTreeMap::new();
         move |frontiers| {
             input.for_each(|_, batch| {
                 if let Some(rows) = batch.take() {
                     Waiting::new(rows, &keys, &groups).wait(&mut waiting);
                 }
             });
-            let upto = closed_before(frontiers[0].frontier());
+            table.iter_mut().for_each(|table| {
+                table.for_each(|_, updates| {
+                    updates.drain(..).for_each(|(data, tick, diff)| beside.entry(tick).or_default().push((data, diff)));
+                });
+            });
+            let upto = all_closed_before(frontiers);
             let mut out = Out::default();
             if starting && upto > 0 {
                 starting = false;
@@ -180,8 +204,15 @@ pub(super) fn reduce_events<'s, G: Absorb>(
                 closing.take(0, &mut out);
             }
             let mut dirty = Vec::new();
-            while let Some(tick) = next(waiting.keys().next().copied(), groups.due(), upto) {
+            let first = |waiting: &ByTick<G::Columns>, beside: &BTreeMap<Tick, _>| {
+                waiting.keys().next().into_iter().chain(beside.keys().next()).min().copied()
+            };
+            while let Some(tick) = next(first(&waiting, &beside), groups.due(), upto) {
                 groups.end(tick, &mut out);
+                if let Some(mut changes) = beside.remove(&tick) {
+                    consolidate(&mut changes);
+                    groups.change(tick, &changes, &mut out);
+                }
                 for mut batch in waiting.remove(&tick).into_iter().flatten() {
                     batch.absorb(tick, &mut groups, &mut dirty, &mut out);
                     batch.wait(&mut waiting);
@@ -190,7 +221,9 @@ pub(super) fn reduce_events<'s, G: Absorb>(
                 dirty.clear();
                 closing.take(tick, &mut out);
             }
-            gauge.set(waiting.values().flatten().fold(groups.size(), |sum, batch| sum + batch.size));
+            let size = waiting.values().flatten().fold(groups.size(), |sum, batch| sum + batch.size);
+            let changes = beside.values().flatten().map(|((key, row), _)| Size::of_pair(key, row));
+            gauge.set(changes.fold(size, |sum, size| sum + size));
             closing.close(upto);
         }
     });

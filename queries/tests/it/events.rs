@@ -2,6 +2,7 @@
 //! had left too early, or that is there although one was late; state of the wrong time; answers that depend on how the log was
 //! cut into batches or on the number of workers.
 
+mod alone;
 mod corrected;
 mod history;
 mod meeting;

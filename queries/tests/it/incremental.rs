@@ -36,6 +36,21 @@ fn groups() {
 }
 
 #[test]
+fn elements_of_lists() {
+    check("SELECT t.a, unnest(make_array(t.a, t.a + 1, u.n)) AS e FROM t JOIN u ON t.a = u.a");
+    check("SELECT s, unnest(CASE WHEN a > 2 THEN make_array(f, f) WHEN a > 1 THEN make_array() END) AS e, b FROM t");
+    // Of two lists the longer counts; an element may be null.
+    check("SELECT a, unnest(string_to_array(s, 'p')) AS x, unnest(make_array(1, NULL, a)) AS y FROM t");
+    check("SELECT a, unnest(l) AS e FROM (SELECT a, array_agg(s ORDER BY s, f) AS l FROM t GROUP BY a)");
+    check("SELECT e, count(*), sum(a) FROM (SELECT a, unnest(make_array(a, a % 3)) AS e FROM t) GROUP BY e");
+    check(
+        "SELECT a, unnest(e) AS e FROM (SELECT a, unnest(make_array(make_array(a, 7), make_array(a + 1))) AS e FROM t)",
+    );
+    check("SELECT * FROM unnest(make_array(1, 2, 3)) AS v(n)");
+    check("SELECT t.a, v.n FROM t JOIN unnest(make_array(1, 2, 3)) AS v(n) ON t.a = v.n");
+}
+
+#[test]
 fn joins() {
     check("SELECT t.a, t.s, u.n FROM t JOIN u ON t.a = u.a");
     check("SELECT t.a, t.s, u.n FROM t LEFT JOIN u ON t.a = u.a");
@@ -83,7 +98,7 @@ fn tops_and_windows() {
 /// join makes it null).
 #[test]
 fn random_queries() {
-    let (first, count) = chosen();
+    let (first, count) = chosen(200);
     let (mut compared, mut refused, mut failed, mut wrong) = (0, Vec::new(), Vec::new(), Vec::new());
     for seed in first..first + count {
         let mut random = Random::new(seed);
@@ -101,10 +116,10 @@ fn random_queries() {
     assert!(compared * 10 >= count * 9, "too few queries were compared");
 }
 
-/// `HAULSTREAM_QUERIES=FIRST+COUNT`.
-fn chosen() -> (u64, u64) {
+/// The first seed and how many: `HAULSTREAM_QUERIES=FIRST+COUNT`.
+pub fn chosen(usual: u64) -> (u64, u64) {
     #[expect(clippy::disallowed_methods, reason = "the long run is asked for by a variable, as the testing page tells")]
     let asked = std::env::var("HAULSTREAM_QUERIES").ok();
     let parsed = asked.as_deref().and_then(|text| text.split_once('+'));
-    parsed.map_or((0, 200), |(first, count)| (first.parse().expect("a number"), count.parse().expect("a number")))
+    parsed.map_or((0, usual), |(first, count)| (first.parse().expect("a number"), count.parse().expect("a number")))
 }

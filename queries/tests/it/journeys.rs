@@ -149,6 +149,19 @@ fn trips_of_vehicles() {
 }
 
 #[test]
+fn elements_of_lists_of_events() {
+    let sql = "SELECT vehicle_id, max(e) AS most, sum(e) AS sum, count(e) AS elements FROM (SELECT vehicle_id, unnest(CASE WHEN seq \
+               > 9 THEN make_array(lat, speed_kmh) WHEN seq > 4 THEN make_array(ts::bigint::double) END) AS e FROM \
+               telemetry_enriched) GROUP BY vehicle_id";
+    for seed in 0..6 {
+        let tables = events(&story(&mut Random::new(seed)));
+        let plan = planned_over_events(&tables, sql, RETENTION_MS).unwrap_or_else(|why| panic!("{why}"));
+        same_as(&tables, sql, &plan, sql, &WORKERS, Restart::Never)
+            .unwrap_or_else(|why| panic!("seed {seed}: {why:?}"));
+    }
+}
+
+#[test]
 fn silence_of_vehicles() {
     let batch = "SELECT vehicle_id, max(arrived_at) AS since FROM telemetry_enriched WHERE vehicle_id IS NOT NULL GROUP BY \
                  vehicle_id HAVING max(arrived_at) + interval '20 milliseconds' <= now()";

@@ -7,6 +7,7 @@ mod declared;
 mod events;
 mod found;
 mod generate;
+mod geofences;
 mod harness;
 mod incremental;
 mod journeys;

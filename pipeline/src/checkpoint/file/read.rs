@@ -72,7 +72,7 @@ impl Source {
         if known < MAGIC.len() && known < there && header[..8].iter().zip(MAGIC).filter(|(a, b)| a == b).count() < 5 {
             let found = match there {
                 0 => "it is empty".to_owned(),
-                _ => format!("magic {:?}", excerpt(&String::from_utf8_lossy(&header[..there.min(8)]))),
+                _ => format!("magic \"{}\"", excerpt(&String::from_utf8_lossy(&header[..there.min(8)]))),
             };
             return Err(CheckpointError::Foreign { path: self.path.clone(), found });
         }

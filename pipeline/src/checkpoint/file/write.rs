@@ -93,7 +93,7 @@ impl FileWriter {
         self.compressor.compress_to_buffer(&block, &mut compressed)?;
         let (compression, content) =
             if compressed.len() < block.len() { (ZSTD, &compressed) } else { (STORED, &block) };
-        // A block has far less than 4 GiB: that of the largest record has a little over 64 MiB.
+        // A block has far less than 4 GiB: that of the largest record has a little over 16 MiB.
         let (stored, length) = (content.len() as u32, block.len() as u32);
         let header = BlockHeader { stored, length, records: self.records, compression, checksum: 0 };
         self.write(&header.sealed(content))?;

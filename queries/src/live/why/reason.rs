@@ -7,7 +7,7 @@ use datafusion::error::Result;
 
 use super::point::{Point, Speech, row_of, rows};
 use super::seen::Keys;
-use crate::plan::{Join, Kind, Meets, Op, spoken, text, told_bound};
+use crate::plan::{Join, Kind, Meets, Op, Retention, spoken, text, told_bound};
 use crate::trial::cells::shown_time;
 
 /// The operator from which on the rows of a key are not there.
@@ -107,7 +107,9 @@ impl Speech<'_> {
 
     fn at_join(&self, point: &Point<'_>, join: &Join) -> Result<Option<String>> {
         let [left, right] = point.inputs.as_slice() else { return Ok(None) };
-        if point.was_there() && left.is_there() && right.is_there() {
+        // Events that met none were there until one came, and that one tells more than that they left.
+        let came_alone = matches!(join.meets, Meets::Within(_)) && point.was_there();
+        if point.was_there() && left.is_there() && right.is_there() && !came_alone {
             return Ok(Some(format!("{}; no pair of rows is there now", self.gone(point))));
         }
         // From the side whose rows are looked at.
@@ -130,6 +132,12 @@ impl Speech<'_> {
         let (meet, other) = (one.do_this("meets", "meet"), other.called());
         let anti = matches!(join.kind, JoinType::LeftAnti | JoinType::RightAnti);
         let events = one.step.node.kind == Kind::Events;
+        if let (true, Some(left)) = (came_alone && met.is_some(), point.noted.seen.left) {
+            let left = shown_time(left);
+            let of =
+                if anti { "only those that meet none stay" } else { "it is there with nulls only while it meets none" };
+            return Ok(Some(format!("{meet} a row of {other} with {wanted}, which came at {left}: {of}")));
+        }
         Ok(Some(match met {
             Some(_) if anti => format!("{meet} a row of {other} with {wanted}, and only those that meet none stay"),
             None if others.more => format!("{meet} none of {other}"),
@@ -197,6 +205,7 @@ impl Speech<'_> {
             Op::Reduce { retention, .. } | Op::Sessions { retention, .. } | Op::Journeys { retention, .. } => {
                 *retention
             }
+            Op::Geofences { rules, .. } => Some(Retention { key: 0, ms: rules.retention_ms }),
             _ => None,
         };
         let left = point.noted.seen.left.filter(|_| point.was_there())?;

@@ -14,6 +14,7 @@ use crate::live::port::{Parcel, Queue};
 use crate::render::event_schema;
 use crate::trial::{Input, given};
 
+mod meeting;
 mod same;
 
 /// The rows of a test as the log that is read again.

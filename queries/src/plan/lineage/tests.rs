@@ -17,6 +17,7 @@ fn plan(sql: &str) -> Arc<Node> {
     let inputs = Inputs::default()
         .with("e", schema.clone(), Kind::Events)
         .with("telemetry_enriched", enriched(), Kind::Events)
+        .with("geofences", fences(), Kind::Table)
         .with("t", schema.clone(), Kind::Table)
         .with("u", schema, Kind::Table);
     let node = lower(&plan_sql(&inputs, sql).expect(sql), &inputs).expect(sql);
@@ -25,15 +26,27 @@ fn plan(sql: &str) -> Arc<Node> {
 }
 
 fn enriched() -> Arc<Schema> {
-    let fields = ["vehicle_id", "ts", "seq", "lat", "lon", "speed_kmh"].into_iter();
-    let kinds =
-        [DataType::Utf8View, now_type(), DataType::Int64, DataType::Float64, DataType::Float64, DataType::Float64];
-    Arc::new(Schema::new(fields.zip(kinds).map(|(name, kind)| Field::new(name, kind, true)).collect::<Vec<_>>()))
+    let (text, float) = (DataType::Utf8View, DataType::Float64);
+    let kinds = [text.clone(), now_type(), DataType::Int64, float.clone(), float.clone(), float, text];
+    schema(["vehicle_id", "ts", "seq", "lat", "lon", "speed_kmh", "company_id"].into_iter().zip(kinds))
+}
+
+fn fences() -> Arc<Schema> {
+    let texts = ["name", "company_id", "fence_id", "kind", "shape"].map(|name| (name, DataType::Utf8View));
+    schema(texts.into_iter().chain([("radius_m", DataType::Float64)]))
+}
+
+fn schema<'a>(fields: impl Iterator<Item = (&'a str, DataType)>) -> Arc<Schema> {
+    Arc::new(Schema::new(fields.map(|(name, kind)| Field::new(name, kind, true)).collect::<Vec<_>>()))
 }
 
 fn names(name: &str) -> Columns {
     let own = |schema: &Schema| schema.fields().iter().map(|field| field.name().clone()).collect();
-    let names = if name == "telemetry_enriched" { own(&enriched()) } else { COLUMNS.map(str::to_owned).to_vec() };
+    let names = match name {
+        "telemetry_enriched" => own(&enriched()),
+        "geofences" => own(&fences()),
+        _ => COLUMNS.map(str::to_owned).to_vec(),
+    };
     Columns { names, time: None }
 }
 
@@ -182,6 +195,25 @@ fn windows_sessions_and_journeys() {
         &[(0, "v"), (1, "60000")],
         &["telemetry_enriched: vehicle_id = v"],
     );
+}
+
+#[test]
+fn fences_and_what_happens_at_them() {
+    check(
+        "SELECT vehicle_id, fence_id, kind FROM geofence_events()",
+        &[(0, "v"), (1, "f"), (2, "enter")],
+        &["telemetry_enriched: vehicle_id = v", "geofences: fence_id = f"],
+    );
+    check(
+        "SELECT company_id, ts FROM geofence_events()",
+        &[(0, "c"), (1, "60000")],
+        &["telemetry_enriched: -", "geofences: company_id = c"],
+    );
+}
+
+#[test]
+fn elements_of_lists() {
+    check("SELECT device_id, unnest(make_array(seq, 1)) AS e FROM t", &[(0, "d"), (1, "3")], &["t: device_id = d"]);
 }
 
 #[test]

@@ -48,6 +48,11 @@ impl Handle {
 
 /// What comes out of the plan on `workers` workers, `rounds` of the input at a time.
 pub fn play(inputs: &[(&Changing, Kind)], node: &Arc<Node>, workers: usize, rounds: u64) -> Output {
+    play_again(inputs, node, workers, rounds, rounds)
+}
+
+/// The same after a restart, which reads the `first` rounds from the log at once.
+pub fn play_again(inputs: &[(&Changing, Kind)], node: &Arc<Node>, workers: usize, first: u64, rounds: u64) -> Output {
     let output: Arc<Mutex<Output>> = Arc::default();
     let inputs: Vec<(Changing, Kind)> = inputs.iter().map(|(input, kind)| ((*input).clone(), *kind)).collect();
     let (shared, node) = (output.clone(), node.clone());
@@ -80,7 +85,8 @@ pub fn play(inputs: &[(&Changing, Kind)], node: &Arc<Node>, workers: usize, roun
         });
         let mut round = 0;
         while round < super::ROUNDS {
-            let ticks = if round == 0 { 0 } else { tick(round) }..tick((round + rounds).min(super::ROUNDS));
+            let next = (round + if round == 0 { first } else { rounds }).min(super::ROUNDS);
+            let ticks = if round == 0 { 0 } else { tick(round) }..tick(next);
             for ((input, _), handle) in inputs.iter().zip(&mut handles) {
                 handle.send(input, ticks.clone(), index, workers);
             }
@@ -88,7 +94,7 @@ pub fn play(inputs: &[(&Changing, Kind)], node: &Arc<Node>, workers: usize, roun
                 worker.step();
                 std::thread::yield_now();
             }
-            round += rounds;
+            round = next;
         }
         let end = tick(super::ROUNDS) + AFTERWARDS;
         for ((input, _), handle) in inputs.iter().zip(&mut handles) {

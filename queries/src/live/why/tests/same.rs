@@ -44,7 +44,7 @@ const PLANS: [&str; 31] = [
     "SELECT a, s FROM t INTERSECT SELECT a, s FROM u",
 ];
 
-fn schema() -> SchemaRef {
+pub(super) fn schema() -> SchemaRef {
     let time = crate::plan::now_type();
     let columns = [("a", DataType::Int64), ("s", DataType::Utf8View), ("f", DataType::Float64), ("ts", time)]
         .map(|(name, kind)| Field::new(name, kind, true));
@@ -52,7 +52,7 @@ fn schema() -> SchemaRef {
 }
 
 /// Few different values, so that rows meet, and nulls.
-fn table(seed: u64, rows: u64) -> Vec<(Row, Diff)> {
+pub(super) fn table(seed: u64, rows: u64) -> Vec<(Row, Diff)> {
     let value = |row: u64, column: u64, of: u64| {
         let mixed = (row * 31 + column * 7 + seed * 101 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
         (!mixed.is_multiple_of(7)).then_some((mixed / 7) % of)
