@@ -59,7 +59,8 @@ struct Run {
     place: Place,
     fleet: Fleet,
     dice: Dice,
-    restarts_ms: Vec<u128>,
+    /// From a fault to the next checkpoint.
+    checkpoints_ms: Vec<u128>,
     ends: usize,
     /// From when to when the broker stood still.
     stalls: Vec<(u64, u64)>,
@@ -69,7 +70,7 @@ impl Run {
     fn new(servers: Servers, seed: u64) -> Self {
         let place = Place::new(servers);
         let fleet = Fleet::start(&place, seed, DEVICES);
-        Self { place, fleet, dice: Dice(seed), restarts_ms: Vec::new(), ends: 0, stalls: Vec::new() }
+        Self { place, fleet, dice: Dice(seed), checkpoints_ms: Vec::new(), ends: 0, stalls: Vec::new() }
     }
 
     fn start(&mut self) -> Process {
@@ -86,10 +87,11 @@ impl Run {
     fn let_run(&mut self, process: &mut Process) {
         let (started, before, more) = (Instant::now(), self.place.checkpoint().0, self.dice.below(4));
         let place = &self.place;
-        process.wait(120, "checkpoints", || place.checkpoint().0 >= before + more);
         if more > 0 {
-            self.restarts_ms.push(started.elapsed().as_millis() / u128::from(more));
+            process.wait(120, "a checkpoint", || place.checkpoint().0 > before);
+            self.checkpoints_ms.push(started.elapsed().as_millis());
         }
+        process.wait(120, "checkpoints", || place.checkpoint().0 >= before + more);
         let messages = self.dice.below(RATE_PER_S);
         self.under_load(process, messages);
     }
@@ -168,11 +170,13 @@ impl Run {
         let healed = healing.elapsed();
         process.stop();
         dump::write(&self.place, &folder, &self.stalls);
-        self.restarts_ms.sort_unstable();
-        let middle = self.restarts_ms.get(self.restarts_ms.len() / 2);
+        self.checkpoints_ms.sort_unstable();
+        let (middle, most) = (self.checkpoints_ms.get(self.checkpoints_ms.len() / 2), self.checkpoints_ms.last());
         println!(
-            "{sent} records, {} ends of the program, worked off after {healed:?}; ms to a checkpoint: {middle:?}",
-            self.ends
+            "{sent} records, {} ends of the program, worked off after {healed:?}; from a fault to a checkpoint: {} ms, at most {}",
+            self.ends,
+            middle.unwrap_or(&0),
+            most.unwrap_or(&0)
         );
         check(&[], &folder);
         if controls {
