@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::services::{self, ClickHouse, Kafka, Redis, unique, wait_until};
+use crate::services::{self, ClickHouse, Kafka, Redis, http, unique, wait_until};
 
 /// Inputs, then outputs.
 const STREAMS: [&str; 10] = [
@@ -202,13 +202,31 @@ impl Process {
         lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
     }
 
+    /// How far its workers, sinks and checkpoints are by its own figures.
+    fn figures(&self) -> String {
+        let said = self.said();
+        let port = said
+            .lines()
+            .find_map(|line| line.strip_prefix("The map: http://127.0.0.1:")?.trim_end_matches('/').parse().ok());
+        let Some(port) = port else { return "it has not told its address".to_owned() };
+        let (_, all) = http::request(port, "GET", "/metrics", "").unwrap_or_else(|why| (0, why.to_string()));
+        let telling = |line: &&str| {
+            let named =
+                ["frontier", "sink", "checkpoint", "source_lag", "barrier"].iter().any(|name| line.contains(name));
+            named && !line.starts_with('#') && !line.contains("quantile") && !line.contains("bucket")
+        };
+        all.lines().filter(telling).collect::<Vec<_>>().join("\n")
+    }
+
     /// Waits until a condition holds, as long as it runs.
     pub fn wait(&mut self, seconds: u64, what: &str, mut condition: impl FnMut() -> bool) {
         let end = std::time::Instant::now() + Duration::from_secs(seconds);
         wait_until(Duration::from_secs(seconds + 1), what, || {
             self.expect_running();
             let holds = condition();
-            assert!(holds || std::time::Instant::now() < end, "not within {seconds} s: {what}\n{}", self.tail());
+            if !holds && std::time::Instant::now() >= end {
+                panic!("not within {seconds} s: {what}\n{}\n{}", self.tail(), self.figures());
+            }
             holds
         });
     }
