@@ -102,14 +102,14 @@ pub struct KafkaSink {
 type Producing = ThreadedProducer<Delivery>;
 
 impl KafkaSink {
-    /// A sink that produces the streams of `topics`. Rows from tick `again_from` on may have been produced by an earlier start; 0 if
-    /// there was none.
+    /// A sink that produces the streams of `topics`. Rows from tick `again_from` on may have been produced by an earlier start; none
+    /// if there was no earlier one.
     #[must_use]
-    pub fn new(connection: connection::Kafka, options: Options, topics: Vec<Topic>, again_from: Tick) -> Self {
+    pub fn new(connection: connection::Kafka, options: Options, topics: Vec<Topic>, again_from: Option<Tick>) -> Self {
         let formats = Formats::new(options.identity, options.record_bytes_max);
         let reports = Arc::new(Reports::default());
         let (patience, flights) = (reports.patience(), Flights::default());
-        let again_from = Some(again_from).filter(|&from| from > 0 && options.identity);
+        let again_from = again_from.filter(|_| options.identity);
         let (producer, known) = (None, None);
         Self { connection, options, topics, formats, producer, reports, patience, flights, again_from, known }
     }

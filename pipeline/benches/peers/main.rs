@@ -177,7 +177,7 @@ impl Work<'_> {
             _ => (&["device_id"], Target::Topic(self.topic.to_owned())),
         };
         let topic = Topic { stream, target, keys, meta: &[], nulls: sinks::json::Nulls::Omitted };
-        KafkaSink::new(self.config.kafka.clone(), options, vec![topic], 0)
+        KafkaSink::new(self.config.kafka.clone(), options, vec![topic], None)
     }
 }
 

@@ -121,6 +121,12 @@ impl Checkpoints {
         From { positions: self.positions.clone(), floor: self.tick, repeats: Some(repeats) }
     }
 
+    /// The tick from which rows may have been put out by an earlier start, also by one that had no checkpoint yet. None if there was
+    /// no earlier start.
+    pub fn again_from(&self) -> Option<Tick> {
+        (self.store.generation() > 1).then_some(self.tick)
+    }
+
     /// Starts saving what the job cuts, once these sinks have it, and those of derived streams.
     ///
     /// # Errors

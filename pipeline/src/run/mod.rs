@@ -51,6 +51,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let mut inputs = Inputs::open(&config, catalog.declared().collect())?;
     let checkpoints = Checkpoints::open(&config, &inputs).await?;
     let from = checkpoints.as_ref().map(Checkpoints::from).unwrap_or_default();
+    let again_from = checkpoints.as_ref().and_then(Checkpoints::again_from);
     let gate = sources::listen::routes(inputs.gate(&config)?);
     let streams = Streams::start(&config, catalog, from.floor > 0).await?;
     let mut extra = admin::routes(readiness.clone(), figures.clone()).or(gate).unify().boxed();
@@ -65,7 +66,7 @@ pub async fn run(config: Config, ready: impl FnOnce(SocketAddr)) -> Result<(), S
     let addr: SocketAddr =
         config.edge.listen.parse().map_err(|_| format!("edge.listen {} is not an address", config.edge.listen))?;
     let server = edge.bind(addr, extra).map_err(|why| why.to_string())?;
-    let outputs = Outputs::start(&config, edge_sink, from.floor, &readiness, fatal)?;
+    let outputs = Outputs::start(&config, edge_sink, from.floor, again_from, &readiness, fatal)?;
     let (durability, saving) = match checkpoints {
         Some(checkpoints) => {
             let views = streams.as_ref().map(|streams| Box::new(streams.have_before()) as _);

@@ -31,7 +31,8 @@ const PARQUET: [parquet::Table; 4] = [
 ];
 
 impl Outputs {
-    /// Starts the configured sinks on the current runtime. They had everything before tick `done`.
+    /// Starts the configured sinks on the current runtime. They had everything before tick `done`, and may have rows from tick
+    /// `again_from` on.
     ///
     /// # Errors
     /// A sink's configuration cannot work.
@@ -39,6 +40,7 @@ impl Outputs {
         config: &Config,
         edge: EdgeSink,
         done: Tick,
+        again_from: Option<Tick>,
         readiness: &Readiness,
         fatal: mpsc::Sender<Fatal>,
     ) -> Result<Self, String> {
@@ -57,7 +59,7 @@ impl Outputs {
             let mut topics = kafka_topics(config);
             topics.retain(|topic| streams.contains(&topic.stream));
             let (connection, options) = (config.kafka.clone(), config.kafka_sink.options.clone());
-            let sink = kafka::KafkaSink::new(connection, options, topics, done);
+            let sink = kafka::KafkaSink::new(connection, options, topics, again_from);
             starting.sink(sink, live.clone(), &streams, true);
         }
         if config.clickhouse.enabled {

@@ -80,7 +80,7 @@ async fn a_launch_that_is_cut_off_goes_on_where_it_was() {
     let mut broker = Kafka::private("");
     let topic = broker.topic("full", 4);
     let small = connection::Kafka { produce_bytes_max: 1 << 20, ..connection(&broker) };
-    let mut sink = KafkaSink::new(small, options(), vec![telemetry_topic(&topic)], 0);
+    let mut sink = KafkaSink::new(small, options(), vec![telemetry_topic(&topic)], None);
     sink.open().await.expect("the topic is there");
     broker.server.pause();
     let steps = [[step_of(0, 1_000, 10)], [step_of(1_000, 20_000, 20)]];
@@ -105,7 +105,7 @@ fn nothing_overtakes_a_refused_record() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let (tell, mut fatal) = tokio::sync::mpsc::channel(1);
     let _inside = runtime.enter();
-    let sink = KafkaSink::new(connection(broker), options(), vec![telemetry_topic(&topic)], 0);
+    let sink = KafkaSink::new(connection(broker), options(), vec![telemetry_topic(&topic)], None);
     let fed = run::Options { retry_ms_max: 200, ..feeding() };
     let route = Route { stream: "telemetry_enriched", keys: &[] };
     let (feed, running) = run::start(sink, fed, vec![route], 1, 0, tell);
@@ -158,7 +158,7 @@ fn a_killed_broker_loses_and_doubles_nothing() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let (tell, mut fatal) = tokio::sync::mpsc::channel(1);
     let _inside = runtime.enter();
-    let sink = KafkaSink::new(connection(&broker), options(), vec![telemetry_topic(&topic)], 0);
+    let sink = KafkaSink::new(connection(&broker), options(), vec![telemetry_topic(&topic)], None);
     let route = Route { stream: "telemetry_enriched", keys: &[] };
     let (feed, running) = run::start(sink, feeding(), vec![route], 1, 0, tell);
     let batches = 400;

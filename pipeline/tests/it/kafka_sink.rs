@@ -75,7 +75,7 @@ pub fn telemetry_topic(name: &str) -> Topic {
 }
 
 pub async fn sink(broker: &Kafka, topics: Vec<Topic>) -> KafkaSink {
-    let mut sink = KafkaSink::new(connection(broker), options(), topics, 0);
+    let mut sink = KafkaSink::new(connection(broker), options(), topics, None);
     sink.open().await.expect("the topics are there");
     sink
 }
@@ -252,7 +252,7 @@ async fn dead_letters_come_as_they_came_with_the_reason() {
 async fn a_missing_topic_is_named_when_the_sink_is_opened() {
     let broker = services::kafka();
     let name = unique("missing");
-    let error = KafkaSink::new(connection(broker), options(), vec![state_topic(&name)], 0).open().await;
+    let error = KafkaSink::new(connection(broker), options(), vec![state_topic(&name)], None).open().await;
     let error = error.expect_err("there is no such topic");
     assert!(matches!(error, SinkError::Refused { .. }), "{error}");
     assert!(
@@ -327,7 +327,7 @@ async fn a_step_larger_than_the_producer_holds_arrives_whole() {
     let broker = services::kafka();
     let topic = broker.topic("large", 4);
     let small = connection::Kafka { produce_bytes_max: 1 << 20, ..connection(broker) };
-    let mut sink = KafkaSink::new(small, options(), vec![telemetry_topic(&topic)], 0);
+    let mut sink = KafkaSink::new(small, options(), vec![telemetry_topic(&topic)], None);
     sink.open().await.expect("the topic is there");
     sink.apply(&step_of(0, 20_000, 10)).await.expect("applied");
     check(&read(broker, &topic), 20_000);

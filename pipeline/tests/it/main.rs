@@ -11,6 +11,7 @@ mod clickhouse_sink;
 mod config;
 mod demo;
 mod embedded;
+mod faults;
 mod fleet_streams;
 mod history_reads;
 mod installation;

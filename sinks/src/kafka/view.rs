@@ -64,7 +64,7 @@ impl ViewTopic {
             meta: &[],
             nulls: Nulls::Omitted,
         };
-        let inner = KafkaSink::new(connection.clone(), options, vec![topic], 0);
+        let inner = KafkaSink::new(connection.clone(), options, vec![topic], None);
         Self { connection, wanted, inner, first: None }
     }
 
