@@ -48,7 +48,7 @@ pub struct Durability {
     /// Where all workers stop.
     pub barrier: Arc<Barrier>,
     /// Where they send what they keep.
-    pub cuts: std::sync::mpsc::Sender<Cut>,
+    pub cuts: std::sync::mpsc::SyncSender<Cut>,
     /// What it goes on from: where partitions stand, and each worker's part.
     pub positions: BTreeMap<Lane, i64>,
     /// A part a worker.

@@ -99,7 +99,7 @@ pub struct Checkpoints {
     /// The worker's number.
     pub worker: usize,
     /// Where they go.
-    pub cuts: std::sync::mpsc::Sender<Cut>,
+    pub cuts: std::sync::mpsc::SyncSender<Cut>,
     /// The last stop at which this worker has cut.
     pub done: Tick,
 }

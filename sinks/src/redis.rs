@@ -13,6 +13,7 @@
 //! | `hs:1:geo:{company}` | geo set | ids of the company's vehicles (as they are, not encoded) with a position within ±85.05° |
 //! | `hs:1:links:{vehicle}` | hash | `version` and the fields of `vehicle_links` that have a value |
 //! | `hs:1:epoch` | string | made with the data; another or none means that the data was lost |
+//! | `hs:1:server` | string | the run of the server that was written last: after another one a start writes the tables whole |
 //! | `hs:1:delta:{company}` | channel | `{"upsert":[row…],"remove":[{"vehicle_id":…,"version":…}…]}` |
 //!
 //! `version` is the tick of the change. A deleted key is a tombstone for a while: a hash with `version` and `deleted` = `1`

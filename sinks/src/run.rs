@@ -93,6 +93,8 @@ struct Shared {
     queue_bytes_max: usize,
     routes: Vec<Route>,
     workers: usize,
+    /// Rows before this tick were written by an earlier start.
+    done: Tick,
     /// One a (route, worker), a route's workers side by side.
     lanes: Vec<Lane>,
     queue_rows: AtomicU64,
@@ -307,6 +309,7 @@ pub fn start<S: Sink>(
         queue_bytes_max: options.queue_bytes_max,
         routes,
         workers,
+        done,
         lanes,
         queue_rows: AtomicU64::new(0),
         queue_bytes: AtomicU64::new(0),
@@ -318,7 +321,7 @@ pub fn start<S: Sink>(
     let (queue, received) = mpsc::unbounded_channel();
     let (stop, stopping) = watch::channel(None);
     let (tell_opened, opened) = watch::channel(false);
-    let task = task::Task::new(sink, options, shared.clone(), done, received, stopping, tell_opened, fatal);
+    let task = task::Task::new(sink, options, shared.clone(), received, stopping, tell_opened, fatal);
     let task = tokio::spawn(task.run());
     (Feed { shared: shared.clone(), queue }, Running { task, stop, opened, shared })
 }

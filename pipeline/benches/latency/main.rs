@@ -52,7 +52,12 @@ fn main() {
     let redis_server = Redis::private("--appendonly no");
     let redis_url = redis_server.database();
     std::fs::write(&file, fleet.configuration(&redis_url, &to)).unwrap();
-    let program = Program::start(&["--config", file.to_str().unwrap()]);
+    let program = Program::start(&[
+        "--config",
+        file.to_str().unwrap(),
+        "--data",
+        directory.path().join("data").to_str().unwrap(),
+    ]);
     let stop = Arc::new(AtomicBool::new(false));
     let (rows, edge) = (Arc::new(Latencies::default()), Arc::new(Latencies::default()));
     let log = Arc::new(Latencies::default());

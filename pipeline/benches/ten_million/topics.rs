@@ -43,6 +43,7 @@ impl Topics {
             "telemetry = \"{TELEMETRY}\"\ndead_letters = \"{}\"\n[kafka]\nbrokers = \"{}\"\ngroup = \"{name}\"\n\
              [simulator]\nenabled = false\n[parquet]\nenabled = false\n[kafka_sink]\nenabled = true\n\
              [silence]\noffline_after_s = {OFFLINE_AFTER_S}\n[logging]\nlevel = \"warn\"\n\
+             # Each run reads the whole log.\n[checkpoint]\nenabled = false\n\
              # The generator's time does not pass as ours: it may be days ahead.\n[window]\nahead_ms_max = 604800000\n{more}",
             dead_letters(name),
             kafka().bootstrap(),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -133,8 +133,9 @@ impl Checkpoints {
     /// No thread can be started.
     pub fn start(self, feeds: Vec<Feed>, views: Option<Views>) -> Result<(Durability, Saving), String> {
         let barrier = Arc::new(Barrier::new(self.workers, self.boundary_ms));
-        let (cuts, received) = mpsc::channel();
-        let (orders, ordered) = mpsc::channel();
+        // A worker has one under way, and the last stop may follow at once.
+        let (cuts, received) = mpsc::sync_channel(2 * self.workers);
+        let (orders, ordered) = mpsc::sync_channel(2);
         let ending = Arc::new(AtomicBool::new(false));
         let work = Work {
             store: self.store,
@@ -165,14 +166,14 @@ impl Checkpoints {
 /// Orders to the thread, in this order.
 enum Order {
     /// Stop the workers for good, and tell when they have cut.
-    Last(Sender<()>),
+    Last(SyncSender<()>),
     /// Save it: the sinks have what they could take.
     Save,
 }
 
 /// The thread that saves.
 pub struct Saving {
-    orders: Sender<Order>,
+    orders: SyncSender<Order>,
     ending: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -181,7 +182,7 @@ impl Saving {
     /// Stops the workers where the last checkpoint is cut; returns once it is, or when the time is over.
     pub fn cut(&self, deadline: Duration) {
         self.ending.store(true, Ordering::Relaxed);
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(1);
         // An error is a thread that has ended: there will be no checkpoint.
         if self.orders.send(Order::Last(tell)).is_ok() && told.recv_timeout(deadline).is_err() {
             warn!(

@@ -202,9 +202,8 @@ async fn watch_over(
                     return Err(why);
                 }
                 if let Some(why) = watched.hang(&mut watchdog) {
-                    // Nobody could stop what hangs: the next start goes on from the last checkpoint.
-                    error!(%why, "the process ends");
-                    std::process::abort();
+                    // Nobody could stop what hangs; a panic ends the process, and the next start goes on from the last checkpoint.
+                    panic!("{why}");
                 }
                 if let Some(streams) = streams {
                     streams.look();

@@ -345,7 +345,7 @@ async fn any_id_is_safe_in_keys_and_comes_back_as_it_was() {
         assert!(heard.iter().any(|(_, delta)| delta["upsert"]["vehicle_id"] == id.as_str()), "{id:?}");
     }
     let stored = bench.keys().await;
-    assert_eq!(stored.len(), 2 * ids.len() + 1, "one hash and one geo set each, and the epoch: {stored:?}");
+    assert_eq!(stored.len(), 2 * ids.len() + 2, "one hash and one geo set each, the epoch and the server: {stored:?}");
     for key in &stored {
         assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-%".contains(&b)), "{key:?}");
     }
@@ -378,7 +378,7 @@ async fn thousands_of_vehicles_take_several_calls_and_pipelines() {
     let (mut one, two) = (states(&rows[..1_000]), states(&rows[1_000..]));
     one.worker = 1;
     bench.sink.apply_all(&[one, two]).await.expect("applied");
-    assert_eq!(bench.keys().await.len(), 3_000 + 7 + 1);
+    assert_eq!(bench.keys().await.len(), 3_000 + 7 + 2);
     let mut heard: Vec<u64> = deltas
         .heard(&mut bench)
         .await
@@ -423,7 +423,7 @@ async fn links_are_hashes_of_their_own() {
     let back = json!({ "vehicle_id": "v 1", "driver_id": "d3", "__tick": 40 });
     bench.sink.apply(&links(&[back])).await.expect("applied");
     assert_eq!(bench.field("links:v%201", "driver_id").await.as_deref(), Some("d3"));
-    assert_eq!(bench.keys().await.len(), 3, "two hashes and the epoch, no geo set");
+    assert_eq!(bench.keys().await.len(), 4, "two hashes, the epoch and the server, no geo set");
 }
 
 #[track_caller]

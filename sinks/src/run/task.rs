@@ -27,8 +27,6 @@ pub(super) struct Task<S> {
     name: &'static str,
     options: Options,
     shared: Arc<Shared>,
-    /// Rows before this tick were written by an earlier start.
-    done: Tick,
     received: mpsc::UnboundedReceiver<Message>,
     stopping: watch::Receiver<Option<Instant>>,
     tell_opened: watch::Sender<bool>,
@@ -81,7 +79,6 @@ impl<S: Sink> Task<S> {
         sink: S,
         options: Options,
         shared: Arc<Shared>,
-        done: Tick,
         received: mpsc::UnboundedReceiver<Message>,
         stopping: watch::Receiver<Option<Instant>>,
         tell_opened: watch::Sender<bool>,
@@ -96,7 +93,6 @@ impl<S: Sink> Task<S> {
             name,
             options,
             shared,
-            done,
             received,
             stopping,
             tell_opened,
@@ -126,9 +122,9 @@ impl<S: Sink> Task<S> {
             let worker = index % self.shared.workers;
             let applied = match self.insist(Attempt::Applied(route.stream, worker), None).await? {
                 // It has lost some of what it had: all that comes is written, tables whole.
-                Some(applied) if applied < self.done => 0,
+                Some(applied) if applied < self.shared.done => 0,
                 Some(applied) => applied,
-                None => self.done,
+                None => self.shared.done,
             };
             self.gathers[index].resume(applied);
             self.shared.lanes[index].applied.store(applied, Ordering::Release);

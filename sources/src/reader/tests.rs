@@ -2,6 +2,8 @@
 //! behind a frontier, a frontier that goes back or stands still on a silent stream, lost or doubled rows, a partition that
 //! runs ahead, a wait that misses the stop signal.
 
+mod repeats;
+
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 

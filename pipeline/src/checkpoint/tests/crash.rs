@@ -40,7 +40,7 @@ impl Script {
         let mut changes = [Changes::new(), Changes::new()];
         for _ in 0..12 {
             let key = chance.below(20);
-            let node = if key % 3 == 0 { "a" } else { "b" };
+            let node = if key.is_multiple_of(3) { "a" } else { "b" };
             let bytes = format!("key {key}").into_bytes();
             let value: Vec<u8> = (0..chance.below(30)).map(|_| chance.below(256) as u8).collect();
             let put = chance.below(4) > 0;

@@ -113,7 +113,7 @@ fn what_may_not_be_read_is_named_and_nothing_older_is_used() {
     store.save(at(2), &[node("a")], vec![]).unwrap();
     drop(store);
     let path = directory.path().join("manifests").join("00000000000000000002.json");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     // Somebody who may read everything reads this too.
     if fs::File::open(&path).is_ok() {
         assert_eq!(open(directory.path()).newest().manifest.as_ref().map(|m| m.sequence), Some(2));

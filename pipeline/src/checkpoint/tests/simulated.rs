@@ -211,11 +211,12 @@ impl Disk for SimulatedDisk {
         let mut contents = self.contents();
         contents.operate()?;
         let within = |name: &Path| name.parent() == Some(path);
-        let (now, later) = std::mem::take(&mut contents.unsynced).into_iter().partition(|naming| match naming {
-            Naming::Link(name, _) | Naming::Unlink(name) | Naming::Rename(_, name, _) => within(name),
-        });
+        let (now, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut contents.unsynced).into_iter().partition(|naming| match naming {
+                Naming::Link(name, _) | Naming::Unlink(name) | Naming::Rename(_, name, _) => within(name),
+            });
         contents.unsynced = later;
-        for naming in Vec::<Naming>::from(now) {
+        for naming in now {
             naming.apply(&mut contents.durable);
         }
         Ok(())

@@ -133,6 +133,16 @@ impl Server {
     /// Freezes the server: its connections stay open and nothing answers.
     pub fn pause(&mut self) {
         assert_eq!(self.order("signal STOP"), "signalled", "{} had ended before it was paused", self.kind.name);
+        // The signal reaches each thread when that next runs.
+        let tasks = format!("/proc/{}/task", self.pid());
+        let is_stopped = |task: std::fs::DirEntry| {
+            let state = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // A thread that has ended is none that answers.
+            state.rsplit(") ").next().is_none_or(|rest| !rest.starts_with(['R', 'S', 'D']))
+        };
+        super::wait_until(std::time::Duration::from_secs(10), "every thread is stopped", || {
+            std::fs::read_dir(&tasks).is_ok_and(|mut all| all.all(|task| task.is_ok_and(is_stopped)))
+        });
     }
 
     /// Lets a paused server go on.
