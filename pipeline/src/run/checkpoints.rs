@@ -229,8 +229,8 @@ struct Work {
 }
 
 impl Work {
+    /// At the priority of all others: on a busy machine a thread that gives way would save nothing for minutes.
     fn run(mut self) {
-        crate::replay::yield_to_others();
         loop {
             match self.ordered.recv_timeout(self.every) {
                 Err(RecvTimeoutError::Timeout) => {
