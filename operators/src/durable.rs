@@ -90,8 +90,16 @@ pub fn worker_of(key: &[u8], workers: usize) -> Result<usize, Damaged> {
     Ok((key_hash(read_key(key)?.0) % workers as u64) as usize)
 }
 
+/// Bytes of a value that is written in one go: growing byte by byte takes several times as long.
+const SMALL_BYTES_MAX: usize = 256;
+
 /// A value as its bytes, after what `into` had.
 pub fn write(into: &mut Vec<u8>, value: &impl Serialize) {
+    let mut small = [0; SMALL_BYTES_MAX];
+    if let Ok(written) = postcard::to_slice(value, &mut small) {
+        into.extend_from_slice(written);
+        return;
+    }
     let taken = std::mem::take(into);
     *into = postcard::to_extend(value, taken).expect("numbers, texts and lists of them have a form");
 }
@@ -231,6 +239,15 @@ mod tests {
             prop_assert_eq!(read_key(&key), Ok((&by[..], &rest[..])));
             let _ = read_key(&rest);
             let _ = read::<(u64, Vec<(i64, i64)>)>(&rest);
+        }
+    }
+
+    #[test]
+    fn a_value_is_written_after_what_there_is_whatever_its_length() {
+        for length in [0, 1, 200, 250, 255, 256, 257, 1_000] {
+            let (value, mut bytes) = (vec![7u8; length], vec![1, 2]);
+            write(&mut bytes, &value);
+            assert_eq!((&bytes[..2], read::<Vec<u8>>(&bytes[2..])), (&[1, 2][..], Ok(value)));
         }
     }
 

@@ -28,7 +28,6 @@ use crate::topology::{self, Inputs};
 const PARK: Duration = Duration::from_millis(5);
 /// Deliveries taken in before the operators run again.
 const DELIVERIES_MAX: usize = 4;
-#[cfg(target_os = "linux")]
 const LOWEST_PRIORITY: i32 = 19;
 /// How long the log is waited for before an idle partition is taken to have nothing more, in milliseconds.
 pub const SLACK_MS: u64 = 500;
@@ -128,12 +127,17 @@ fn run(worker: &mut Worker, live: &Live, options: topology::Options, feed: &Feed
 
 /// The thread, and those that it starts from now on, get what time is left by the others of the machine.
 pub(crate) fn yield_to_others() {
+    give_way(LOWEST_PRIORITY);
+}
+
+/// The thread, and those that it starts from now on, get less time than others of the machine want: the more, the less.
+pub(crate) fn give_way(nice: i32) {
     // Elsewhere a priority belongs to the whole process.
     #[cfg(target_os = "linux")]
     #[expect(unsafe_code, reason = "a system call that takes numbers and touches no memory of ours")]
     // SAFETY: setpriority reads its three numbers only. Where it fails, the thread is as any other.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST_PRIORITY);
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice);
     }
 }
 

@@ -32,6 +32,9 @@ use crate::tables::TableRows;
 
 /// How often it is looked whether something that is waited for has come.
 const LOOK: Duration = Duration::from_millis(5);
+/// Priority of the thread: behind what is live, and a tenth of the time of a busy machine. At the lowest one nothing is saved for
+/// minutes there.
+const NICE: i32 = 10;
 
 /// Tells whether the sinks of derived streams have what is before a tick.
 pub type Views = Box<dyn Fn(Tick) -> bool + Send>;
@@ -229,8 +232,8 @@ struct Work {
 }
 
 impl Work {
-    /// At the priority of all others: on a busy machine a thread that gives way would save nothing for minutes.
     fn run(mut self) {
+        crate::replay::give_way(NICE);
         loop {
             match self.ordered.recv_timeout(self.every) {
                 Err(RecvTimeoutError::Timeout) => {
