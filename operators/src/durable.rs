@@ -210,12 +210,6 @@ impl States {
         self.0.as_ref().and_then(|kept| kept.borrow().damage.clone())
     }
 
-    /// Takes back the records of a node that no operator here has.
-    #[must_use]
-    pub fn take(&self, node: &str) -> Vec<(Box<[u8]>, Box<[u8]>)> {
-        self.0.as_ref().and_then(|kept| kept.borrow_mut().restored.remove(node)).unwrap_or_default()
-    }
-
     /// Gives the name of each operator and the records that changed since the last call.
     pub fn changed(&self, mut give: impl FnMut(&str, &[u8], Option<&[u8]>)) {
         let Some(kept) = &self.0 else { return };

@@ -25,6 +25,8 @@ pub mod link;
 pub mod look_up_table;
 pub mod newest;
 pub mod pending;
+#[cfg(test)]
+mod random;
 pub mod record;
 pub mod row;
 pub mod silence;

@@ -30,6 +30,13 @@ struct Stop {
     last: bool,
 }
 
+impl State {
+    /// How far all workers' inputs could go.
+    fn slowest(&self) -> Tick {
+        self.wanted.iter().copied().min().unwrap_or(Tick::MAX)
+    }
+}
+
 /// What a worker may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {
@@ -56,7 +63,7 @@ impl Barrier {
     /// all ticks before it. None if they are stopping already, or there will be no more ticks. After the `last` one nobody goes on.
     pub fn ask(&self, last: bool) -> Option<Tick> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let slowest = state.wanted.iter().copied().min().unwrap_or(Tick::MAX);
+        let slowest = state.slowest();
         if state.stop.is_some() || slowest == Tick::MAX {
             return None;
         }
@@ -73,8 +80,7 @@ impl Barrier {
         if let Some(stop) = state.stop {
             return Pass { limit: stop.at, stop: Some(stop.at) };
         }
-        let slowest = state.wanted.iter().copied().min().unwrap_or(Tick::MAX);
-        Pass { limit: self.after(slowest), stop: None }
+        Pass { limit: self.after(state.slowest()), stop: None }
     }
 
     /// A worker has cut at the stop. The last one lets all go on.

@@ -14,7 +14,6 @@ mod directory;
 mod disk;
 mod error;
 mod file;
-mod lock;
 mod manifest;
 mod merge;
 mod recovery;

@@ -20,8 +20,6 @@ pub type Lane = (Stream, i32);
 pub struct Cut {
     /// Everything before this tick is in it.
     pub tick: Tick,
-    /// The worker.
-    pub worker: usize,
     /// Offset of the first record that is not, by partition.
     pub positions: BTreeMap<Lane, i64>,
     /// Rows of tables, by stream, as they came.
@@ -32,7 +30,6 @@ pub struct Cut {
 
 /// Collects it while a worker takes records in.
 pub struct Cutter {
-    worker: usize,
     states: States,
     /// Hash of the plan by the state's name.
     plans: BTreeMap<&'static str, u128>,
@@ -71,14 +68,13 @@ impl Cutter {
     /// Of a worker whose partitions stand at these offsets.
     #[must_use]
     pub fn new(
-        worker: usize,
         states: States,
         plans: BTreeMap<&'static str, u128>,
         positions: impl IntoIterator<Item = (Lane, i64)>,
     ) -> Self {
         let standing = |(lane, next)| (lane, Standing { next, waiting: VecDeque::new() });
         let lanes = positions.into_iter().map(standing).collect();
-        Self { worker, states, plans, lanes, tables: BTreeMap::new() }
+        Self { states, plans, lanes, tables: BTreeMap::new() }
     }
 
     /// Rows are taken in.
@@ -139,6 +135,6 @@ impl Cutter {
             }
         }
         let positions = self.lanes.iter_mut().map(|(&lane, standing)| (lane, standing.before(tick))).collect();
-        Cut { tick, worker: self.worker, positions, tables, changes }
+        Cut { tick, positions, tables, changes }
     }
 }

@@ -202,7 +202,7 @@ impl Part {
         let states = States::new(share.states);
         let own = |(&lane, &offset): (&Lane, &i64)| (lane.1 as usize % workers == worker).then_some((lane, offset));
         let positions = all.positions.iter().filter_map(own);
-        let cutter = Cutter::new(worker, states.clone(), options.states(), positions);
+        let cutter = Cutter::new(states.clone(), options.states(), positions);
         let (barrier, cuts) = (all.barrier.clone(), all.cuts.clone());
         Self { states, tables: share.tables, checkpoints: Checkpoints { barrier, cutter, worker, cuts, done: 0 } }
     }

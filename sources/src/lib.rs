@@ -5,6 +5,7 @@ pub mod codec;
 pub mod delivery;
 pub mod kafka;
 pub mod listen;
+pub mod lock;
 pub mod log;
 pub mod metrics;
 pub mod publish;

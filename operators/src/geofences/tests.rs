@@ -5,18 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-
-/// Numbers that follow from a seed (xorshift).
-struct Random(u64);
+use crate::random::Random;
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
     fn degrees(&mut self, middle: f64, reach: f64) -> f64 {
         middle + reach * (self.below(2_000_001) as f64 / 1_000_000.0 - 1.0)
     }

@@ -1,6 +1,7 @@
 //! Stops and trips against the definition read out plainly, with fixes in any order and late ones.
 
 use super::*;
+use crate::random::Random;
 
 const RULES: Rules = Rules { speed_kmh: 5.0, radius_m: 100.0, lasting_ms: 300 };
 const RETENTION_MS: i64 = 2_000;
@@ -51,17 +52,7 @@ fn plainly(fixes: &[Fix]) -> Found {
     found
 }
 
-/// Numbers that follow from a seed (xorshift).
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
     /// Fixes of a vehicle that drives and stands by turns.
     fn story(&mut self, count: usize) -> Vec<Fix> {
         let (mut ts, mut north, mut moving) = (10_000, 0.0, false);

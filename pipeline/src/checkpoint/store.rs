@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use sources::lock::{DirectoryLock, NotTaken};
 
 use super::archive::{Archive, FILES, MANIFESTS, OWNERS};
 use super::beside::Beside;
@@ -18,7 +19,6 @@ use super::compaction::{Compacted, Compaction, choose};
 use super::directory::Directory;
 use super::disk::LocalDisk;
 use super::file::FileWriter;
-use super::lock::DirectoryLock;
 use super::manifest::{DataFile, FILES_MAX, Manifest, Moment, Node, data_name, manifest_name};
 use super::merge::{Living, Merge};
 use super::recovery::Newest;
@@ -106,7 +106,10 @@ impl Store {
     pub fn open(directory: &Path, options: Options) -> Result<Self, CheckpointError> {
         let failed = |why| CheckpointError::storage("make", directory.display().to_string(), why);
         let made = Directory::make(directory, &[FILES, MANIFESTS, OWNERS], Arc::new(LocalDisk)).map_err(failed)?;
-        let lock = DirectoryLock::take(directory)?;
+        let lock = DirectoryLock::take(directory).map_err(|why| match why {
+            NotTaken::InUse { .. } => CheckpointError::InUse(why.to_string()),
+            NotTaken::Failed { path, why } => CheckpointError::storage("lock", path.display().to_string(), why),
+        })?;
         Self::begin(Arc::new(made), options, Some(lock))
     }
 

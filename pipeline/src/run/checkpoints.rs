@@ -39,22 +39,32 @@ const NICE: i32 = 10;
 /// Tells whether the sinks of derived streams have what is before a tick.
 pub type Views = Box<dyn Fn(Tick) -> bool + Send>;
 
-/// A job's checkpoints before it starts.
-pub struct Checkpoints {
+/// Where checkpoints go, and what is in them.
+struct Kept {
     store: Store,
+    journal: Arc<TickJournal>,
     every: Duration,
+    keep: usize,
     workers: usize,
-    boundary_ms: u64,
     log: LogIdentity,
     topics: Vec<(Stream, String)>,
     states: Vec<NodeState>,
     tables: Vec<TableRows>,
+}
+
+/// A job's checkpoints before it starts.
+pub struct Checkpoints {
+    kept: Kept,
+    boundary_ms: u64,
     tick: Tick,
     positions: BTreeMap<Lane, i64>,
     shares: Vec<Share>,
-    journal: Arc<TickJournal>,
     ticks: Arc<Ticks>,
-    keep: usize,
+}
+
+/// All states of a checkpoint.
+fn nodes(states: &[NodeState], tables: &[TableRows]) -> Vec<NodeState> {
+    states.iter().chain(tables.iter().map(|table| &table.node)).cloned().collect()
 }
 
 impl Checkpoints {
@@ -80,37 +90,27 @@ impl Checkpoints {
         let tables: Vec<TableRows> =
             topics.iter().map(|(stream, _)| *stream).filter(|stream| stream.is_table()).map(TableRows::of).collect();
         let (log, ranges) = inputs.identity(config).await?;
-        let all = states.iter().chain(tables.iter().map(|table| &table.node)).cloned().collect();
-        let facts = Facts { newest: store.newest().manifest.clone(), log: log.clone(), ranges, states: all };
+        let (newest, all) = (store.newest().manifest.clone(), nodes(&states, &tables));
+        let facts = Facts { newest, log: log.clone(), ranges, states: all };
         let workers = config.run.workers;
         let names: Vec<String> = topics.iter().map(|(_, topic)| topic.clone()).collect();
         let place = config.checkpoints().join("journal");
         let opened = TickJournal::open(&place, store.generation(), &names);
         let (journal, ticks) = opened.map_err(|why| format!("the journal in {}: {why}", place.display()))?;
-        let mut this = Self {
-            every: Duration::from_millis(config.checkpoint.every_ms),
-            workers,
-            boundary_ms: topology.boundary_ms(),
-            log,
-            topics,
-            states,
-            tables,
-            tick: 0,
-            positions: BTreeMap::new(),
-            shares: vec![Share::default(); workers],
-            journal: Arc::new(journal),
-            ticks: Arc::new(ticks),
-            keep: config.checkpoint.keep,
-            store,
-        };
+        let (journal, ticks) = (Arc::new(journal), Arc::new(ticks));
+        let every = Duration::from_millis(config.checkpoint.every_ms);
+        let kept = Kept { store, journal, every, keep: config.checkpoint.keep, workers, log, topics, states, tables };
+        let (boundary_ms, shares) = (topology.boundary_ms(), vec![Share::default(); workers]);
+        let mut this = Self { kept, boundary_ms, tick: 0, positions: BTreeMap::new(), shares, ticks };
         match resume::decide(&facts) {
             Decision::New => info!("there is no checkpoint: the log is read from its beginning"),
             Decision::Refuse(why) => return Err(why.to_string()),
             Decision::Resume(manifest) => {
-                let loaded = resume::load(this.store.archive(), &manifest, &this.states, &this.tables, workers);
+                let Kept { store, states, tables, topics, .. } = &this.kept;
+                let loaded = resume::load(store.archive(), &manifest, states, tables, workers);
                 this.shares = loaded.map_err(|why| why.to_string())?;
+                this.positions = resume::positions(&manifest, topics);
                 this.tick = manifest.moment.tick;
-                this.positions = resume::positions(&manifest, &this.topics);
                 let (checkpoint, took_ms) = (manifest.sequence, started.elapsed().as_millis() as u64);
                 info!(checkpoint, tick = this.tick, bytes = manifest.bytes(), took_ms, "going on from a checkpoint");
             }
@@ -120,14 +120,14 @@ impl Checkpoints {
 
     /// Where the job goes on: everything before its tick was done by an earlier start.
     pub fn from(&self) -> From {
-        let repeats = Repeats { known: self.ticks.clone(), journal: self.journal.clone() };
+        let repeats = Repeats { known: self.ticks.clone(), journal: self.kept.journal.clone() };
         From { positions: self.positions.clone(), floor: self.tick, repeats: Some(repeats) }
     }
 
     /// The tick from which rows may have been put out by an earlier start, also by one that had no checkpoint yet. None if there was
     /// no earlier start.
     pub fn again_from(&self) -> Option<Tick> {
-        (self.store.generation() > 1).then_some(self.tick)
+        (self.kept.store.generation() > 1).then_some(self.tick)
     }
 
     /// Starts saving what the job cuts, once these sinks have it, and those of derived streams.
@@ -135,27 +135,20 @@ impl Checkpoints {
     /// # Errors
     /// No thread can be started.
     pub fn start(self, feeds: Vec<Feed>, views: Option<Views>) -> Result<(Durability, Saving), String> {
-        let barrier = Arc::new(Barrier::new(self.workers, self.boundary_ms));
+        let workers = self.kept.workers;
+        let barrier = Arc::new(Barrier::new(workers, self.boundary_ms));
         // A worker has one under way, and the last stop may follow at once.
-        let (cuts, received) = mpsc::sync_channel(2 * self.workers);
+        let (cuts, received) = mpsc::sync_channel(2 * workers);
         let (orders, ordered) = mpsc::sync_channel(2);
         let ending = Arc::new(AtomicBool::new(false));
         let work = Work {
-            store: self.store,
-            every: self.every,
-            workers: self.workers,
-            log: self.log,
-            topics: self.topics,
-            states: self.states,
-            tables: self.tables,
+            kept: self.kept,
             feeds,
             views,
             barrier: barrier.clone(),
             received,
             ordered,
             ending: ending.clone(),
-            journal: self.journal,
-            keep: self.keep,
             saved: VecDeque::new(),
             waiting: Vec::new(),
         };
@@ -210,21 +203,13 @@ struct Whole {
 }
 
 struct Work {
-    store: Store,
-    every: Duration,
-    workers: usize,
-    log: LogIdentity,
-    topics: Vec<(Stream, String)>,
-    states: Vec<NodeState>,
-    tables: Vec<TableRows>,
+    kept: Kept,
     feeds: Vec<Feed>,
     views: Option<Views>,
     barrier: Arc<Barrier>,
     received: Receiver<Cut>,
     ordered: Receiver<Order>,
     ending: Arc<AtomicBool>,
-    journal: Arc<TickJournal>,
-    keep: usize,
     /// Ticks of the newest checkpoints of this start.
     saved: VecDeque<Tick>,
     /// What was cut and is not saved yet, the oldest first.
@@ -235,7 +220,7 @@ impl Work {
     fn run(mut self) {
         crate::replay::give_way(NICE);
         loop {
-            match self.ordered.recv_timeout(self.every) {
+            match self.ordered.recv_timeout(self.kept.every) {
                 Err(RecvTimeoutError::Timeout) => {
                     let started = Instant::now();
                     if let Some(whole) = self.cut(false) {
@@ -267,8 +252,8 @@ impl Work {
     /// Has all workers cut. None if they cannot now.
     fn cut(&mut self, last: bool) -> Option<Whole> {
         let tick = self.barrier.ask(last)?;
-        let mut cuts = Vec::with_capacity(self.workers);
-        while cuts.len() < self.workers {
+        let mut cuts = Vec::with_capacity(self.kept.workers);
+        while cuts.len() < self.kept.workers {
             match self.received.recv_timeout(LOOK) {
                 Ok(cut) if cut.tick == tick => cuts.push(cut),
                 Ok(_) => {}
@@ -301,7 +286,8 @@ impl Work {
     fn save(&mut self, started: Instant) {
         let Some(newest) = self.waiting.last() else { return };
         let tick = newest.tick;
-        let topic = |stream: Stream| self.topics.iter().find(|(of, _)| *of == stream).map(|(_, topic)| topic.clone());
+        let topic =
+            |stream: Stream| self.kept.topics.iter().find(|(of, _)| *of == stream).map(|(_, topic)| topic.clone());
         let mut positions: BTreeMap<(String, i32), i64> = BTreeMap::new();
         for whole in &self.waiting {
             for (&(stream, partition), &offset) in whole.cuts.iter().flat_map(|cut| &cut.positions) {
@@ -315,8 +301,8 @@ impl Work {
         });
         let moment = Moment {
             tick,
-            workers: self.workers,
-            log: self.log.clone(),
+            workers: self.kept.workers,
+            log: self.kept.log.clone(),
             positions: positions.into_iter().map(position).collect(),
             sinks: sinks.collect(),
         };
@@ -324,17 +310,16 @@ impl Work {
         for whole in std::mem::take(&mut self.waiting) {
             changes.extend(self.changes(whole));
         }
-        let nodes: Vec<NodeState> =
-            self.states.iter().chain(self.tables.iter().map(|table| &table.node)).cloned().collect();
-        match self.store.save(moment, &nodes, changes) {
+        let nodes = nodes(&self.kept.states, &self.kept.tables);
+        match self.kept.store.save(moment, &nodes, changes) {
             Ok(saved) => {
                 self.saved.push_back(tick);
                 // One that is kept may still be gone on from.
-                while self.saved.len() > self.keep {
+                while self.saved.len() > self.kept.keep {
                     self.saved.pop_front();
                 }
-                if self.saved.len() == self.keep {
-                    self.journal.forget(self.saved.front().copied().unwrap_or(0));
+                if self.saved.len() == self.kept.keep {
+                    self.kept.journal.forget(self.saved.front().copied().unwrap_or(0));
                 }
                 saved.left_undone.iter().for_each(|why| warn!(%why, "old files of checkpoints stay for now"));
                 counter!(Metric::Records.name()).increment(saved.records);
@@ -362,7 +347,7 @@ impl Work {
             }
         }
         let mut of_tables = Changes::new();
-        for table in &self.tables {
+        for table in &self.kept.tables {
             if let Some(batches) = rows.get(&table.stream) {
                 table.put(batches, &mut of_tables).expect("rows of a table have its columns");
             }

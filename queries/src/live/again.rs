@@ -12,7 +12,6 @@ use operators::time::Tick;
 use tokio::task::JoinHandle;
 
 use super::backfill::{History, LOOK, with_a_past};
-use super::command::Start;
 use super::engine::Engine;
 use crate::catalog::{File, Problem, Relation};
 
@@ -41,9 +40,7 @@ impl Engine {
                     again.relations.insert(name.clone(), view.relation.clone());
                 }
             } else if view.declaration.materialized {
-                let made = self.make(view, &BTreeMap::new(), History::All, &Start::at_once)?;
-                made.parts.into_iter().chain([made.install]).for_each(|install| self.put_up(install));
-                self.state().running.insert(name.clone(), made.running);
+                self.stand(view)?;
             }
             Ok(())
         });

@@ -229,16 +229,18 @@ impl Engine {
     /// Tells what is wrong with them.
     pub fn declare(&self, files: &[File]) -> Vec<Problem> {
         let mut catalog = self.catalog();
-        let problems = catalog.load_each(files, |view| {
-            if view.declaration.materialized {
-                let made = self.make(view, &BTreeMap::new(), History::All, &Start::at_once)?;
-                made.parts.into_iter().chain([made.install]).for_each(|install| self.put_up(install));
-                self.state().running.insert(view.relation.name.clone(), made.running);
-            }
-            Ok(())
-        });
+        let problems =
+            catalog.load_each(files, |view| if view.declaration.materialized { self.stand(view) } else { Ok(()) });
         self.state().catalog = catalog;
         problems
+    }
+
+    /// Puts a stream up before the workers read anything.
+    pub(super) fn stand(&self, view: &View) -> Result<(), Refusal> {
+        let made = self.make(view, &BTreeMap::new(), History::All, &Start::at_once)?;
+        made.parts.into_iter().chain([made.install]).for_each(|install| self.put_up(install));
+        self.state().running.insert(view.relation.name.clone(), made.running);
+        Ok(())
     }
 
     /// How all streams do.

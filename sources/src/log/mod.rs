@@ -9,7 +9,6 @@
 mod block;
 mod commit;
 mod identity;
-mod lock;
 mod partition;
 mod read;
 
@@ -24,13 +23,13 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use tracing::debug;
 
+use crate::SourceError;
+use crate::lock::{DirectoryLock, NotTaken};
 pub use commit::{Appended, Range};
 pub use read::{AssignedPartitions, PartitionReader};
 
-use crate::SourceError;
 use crate::publish::{Ack, Publish, PublishError, Records, partition_of, split};
 use commit::{Committer, Done, Request, Share};
-use lock::DirectoryLock;
 use partition::{Partition, Segment};
 
 /// Keyspace of the topics' own data: name -> number of partitions, and whether nothing is dropped.
@@ -115,7 +114,10 @@ impl EmbeddedLog {
         std::fs::create_dir_all(directory).map_err(|why| {
             SourceError::Storage(format!("cannot make the log's directory {}: {why}", directory.display()))
         })?;
-        let lock = DirectoryLock::take(directory)?;
+        let lock = DirectoryLock::take(directory).map_err(|why| match why {
+            NotTaken::InUse { .. } => SourceError::Configuration(format!("the log in {why}")),
+            NotTaken::Failed { .. } => SourceError::Storage(why.to_string()),
+        })?;
         let identity = identity::identity(directory)?;
         let db = Database::builder(directory.join("store"))
             .manual_journal_persist(true) // each commit says itself how durable it is

@@ -3,13 +3,11 @@
 //! that went what is true of one that never was.
 
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::ScalarValue;
 
-use super::same::{schema, table};
+use super::same::{each_alone, has_value, schema, table};
 use super::*;
-use crate::live::why::sieve::Sieve;
-use crate::plan::lineage::{Condition, Is};
-use crate::plan::{Columns, Inputs, Times, bounded, lower, place, plan_sql};
+use crate::plan::lineage::Condition;
+use crate::plan::{Columns, Inputs, Times, bounded, lower, plan_sql};
 
 const NEAR: &str = "t.a = u.a AND u.ts BETWEEN t.ts - interval '5 ms' AND t.ts + interval '5 ms'";
 const STAYS: &str = "coalesce(t.ts, timestamp '1970-01-01T00:00:00') > now() - interval '1 day'";
@@ -82,23 +80,13 @@ fn rows_of_a_key_are_the_same_as_without_it() {
         let all = played(&node, Vec::new(), &streams);
         assert!(all.len() > 2, "{sql}: it shows nothing");
         let rows = Codec::new(node.schema.clone()).and_then(|codec| codec.decode(all.keys())).expect("rows");
-        let value = |column: usize, row: usize| {
-            let values = operators::row::as_key(rows.column(column));
-            Condition { of: place(column), is: Is::Value(ScalarValue::try_from_array(&values, row).expect("a value")) }
-        };
+        let value = |column: usize, row: usize| has_value(&rows, column, row);
         let mut keys: Vec<Vec<Condition>> = Vec::new();
         for row in (0..rows.num_rows()).step_by(rows.num_rows().div_ceil(4).max(1)) {
             keys.extend((0..rows.num_columns()).map(|column| vec![value(column, row)]));
             keys.push((0..2).map(|column| value(column, row)).collect());
         }
-        for key in keys {
-            let stays = Sieve::new(&key).stays(&rows, |_| 1).expect("columns of the plan");
-            let wanted = all.iter().enumerate().filter(|(row, _)| stays.value(*row));
-            let wanted: BTreeMap<Row, Diff> = wanted.map(|(_, (row, diff))| (row.clone(), *diff)).collect();
-            let traced = trace(&node, key.clone()).expect("a plan").expect("few operators");
-            restricted += traced.gates.iter().filter(|gate| !gate.needed.is_empty()).count();
-            assert_eq!(played(&node, key.clone(), &streams), wanted, "{sql}: {key:?}");
-        }
+        restricted += each_alone(&node, &sql, keys, &all, |key| played(&node, key, &streams));
     }
     assert!(restricted > 100, "{restricted}: lineage brings hardly anything down");
 }
